@@ -1,0 +1,63 @@
+"""What teachers pass on: cached targets, and how the student learns from them.
+
+The paper's equations are not available; this is reconstructed from its description (arXiv 2108.02559),
+and every open choice is a key.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import model_validator
+
+from mskd.config.section import Section, key
+
+
+class Cache(Section):
+    """What of each teacher's targets is stored."""
+
+    taps: list[str] = key(lambda: ["decoder2"], "taps whose features are stored; [] stores logits alone")
+    dtype: Literal["float16", "float32"] = key("float16", "number format of margins and features on disk")
+    splits: list[Literal["train", "val", "test"]] = key(lambda: ["train"], "cases of the training datasets that are cached")
+    chunk: int = key(32, "edge of a chunk at full resolution", unit="voxels", ge=8)
+
+
+class Distillation(Section):
+    """Region-wise supervision of the student by the cached targets (method mskd)."""
+
+    logit_weight: float = key(1.0, "λ of the logits-wise term", ge=0)
+    feature_weight: float = key(0.1, "λ of the feature-wise term", ge=0)
+    temperature: float = key(1.0, "τ, acts on margins: σ(m / τ)", gt=0)
+    form: Literal["margin", "raw", "assembled"] = key(
+        "margin",
+        "margin: one-vs-rest log-odds against the LSE of the student's other channels; raw: against its background channel "
+        "alone; assembled: one softmax target with background 0 and the organs' margins",
+    )
+    hard_targets: bool = key(False, "use the sign of the teachers' margins instead of their probability")
+    logit_regions: Literal["organ", "background", "both"] = key("both", "where logits are compared")
+    organ_region_weight: float = key(1.0, "weight of voxels of the organ region", ge=0)
+    background_region_weight: float = key(1.0, "weight of voxels of the agreed background", ge=0)
+    normalisation: Literal["supervised", "per_region"] = key(
+        "supervised", "mean over all supervised voxels of a sample, or the sum of the two regions' own means"
+    )
+    dice_weight: float = key(1.0, "weight of the soft Dice term between student and teacher probabilities", ge=0)
+    region_source: Literal["ground_truth_first", "teachers"] = key(
+        "ground_truth_first", "organ regions from ground truth where there is one, or from teachers alone"
+    )
+    conflict: Literal["drop", "max_margin"] = key("drop", "voxels that several organs claim: leave out, or give to the largest margin")
+    combine: Literal["mean", "most_confident"] = key("mean", "several teachers of one organ: mean margin, or the most confident")
+    distil_labelled: bool = key(True, "distil an organ also on cases whose dataset labels it")
+    feature_taps: list[str] | None = key(None, "taps that are compared; default: all that the cache holds")
+    feature_regions: Literal["organ", "background", "both"] = key("both", "where features are compared")
+    feature_distance: Literal["l2", "cosine"] = key("l2", "distance between features")
+    feature_normalisation: Literal["none", "channel"] = key(
+        "channel", "channel: both features are standardised per channel over the patch before they are compared"
+    )
+    supervised_weight: float = key(1.0, "weight of ground truth on the labelled organs", ge=0)
+    ramp_steps: int = key(0, "steps over which both λ grow from 0", unit="steps", ge=0)
+
+    @model_validator(mode="after")
+    def _assembled_is_one_softmax(self) -> Distillation:
+        if self.form == "assembled" and self.hard_targets:
+            raise ValueError("form: assembled has soft targets by definition; write hard_targets: false")
+        return self

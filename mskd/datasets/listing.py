@@ -1,0 +1,102 @@
+"""Lists the cases of a dataset through the adapter of its layout; one file per adapter, found by its name."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Protocol, cast
+
+from mskd.datasets import adapters
+from mskd.datasets.case import RawCase
+from mskd.errors import ConfigError
+
+
+class Adapter(Protocol):
+    """Lists the cases of a dataset laid out in one particular way, in natural order."""
+
+    def __call__(self, root: Path, options: Mapping[str, str]) -> list[RawCase]:
+        """Return the cases below a root.
+
+        Args:
+            root: Folder of the dataset (for some adapters a file).
+            options: The dataset's options, those that the adapter's `OPTIONS` describe.
+
+        Raises:
+            DataError: Files are missing, too many or badly named; mostly a `ListingError` that names all.
+            ConfigError: An option cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class AdapterFacts:
+    """What an adapter says of itself.
+
+    Attributes:
+        name: Name in the configuration.
+        title: The dataset or layout in a few words.
+        layout: The files that it expects, one per line.
+        licence: Licence of the public dataset, empty for a layout that any data may have.
+        non_commercial: Whether that licence excludes commercial use.
+        options: Description of each option by name.
+    """
+
+    name: str
+    title: str
+    layout: str
+    licence: str
+    non_commercial: bool
+    options: Mapping[str, str]
+
+
+def adapter_names() -> list[str]:
+    """Return the names of all adapters without importing them."""
+    return sorted(module.name for module in pkgutil.iter_modules(adapters.__path__))
+
+
+def adapter_facts(adapter: str) -> AdapterFacts:
+    """Return what an adapter says of itself.
+
+    Raises:
+        ConfigError: There is no such adapter.
+    """
+    module = _load(adapter)
+    return AdapterFacts(
+        adapter, module.TITLE, module.LAYOUT, module.LICENCE, module.NON_COMMERCIAL, dict(module.OPTIONS)
+    )
+
+
+def find_cases(adapter: str, root: Path, options: Mapping[str, str] | None = None) -> list[RawCase]:
+    """Return the cases of a dataset in natural order; no image is opened.
+
+    Args:
+        adapter: Name of the layout, one of `adapter_names()`.
+        root: Folder of the dataset.
+        options: The adapter's options.
+
+    Raises:
+        ConfigError: There is no such adapter or option.
+        DataError: The folder or its files are not as the layout says.
+    """
+    options = options or {}
+    module = _load(adapter)
+    unknown = sorted(options.keys() - module.OPTIONS.keys())
+    if unknown:
+        allowed = "\n".join(f"  {name}: {text}" for name, text in module.OPTIONS.items()) or "  (none)"
+        raise ConfigError(f"adapter {adapter} has no option {', '.join(unknown)}; allowed are\n{allowed}")
+    return cast(Adapter, module.find_cases)(root, options)
+
+
+def _load(adapter: str) -> ModuleType:
+    """Return an adapter's module."""
+    names = adapter_names()
+    if adapter not in names:
+        close = difflib.get_close_matches(adapter, names, n=1)
+        hint = f"; did you mean\n  adapter: {close[0]}" if close else ""
+        raise ConfigError(f"adapter {adapter!r} does not exist; there are {', '.join(names)}{hint}")
+    return importlib.import_module(f"{adapters.__name__}.{adapter}")

@@ -1,0 +1,1 @@
+"""Scores of predictions against references, and the tables and figures made of them."""

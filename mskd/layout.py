@@ -1,0 +1,66 @@
+"""Where every artefact of a study lies; the workflow and the stages both ask here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths below results/<study>/; a case id is `<dataset>/<case>`."""
+
+    root: Path
+
+    def phantoms(self, dataset: str) -> Path:
+        """Folder of a dataset that is made in code."""
+        return self.root / "phantoms" / dataset
+
+    def prepared(self, dataset: str, block: str, case: str) -> Path:
+        """Prepared store of a case."""
+        return self.root / "prepared" / dataset / block / f"{case}.zarr"
+
+    def teacher(self, teacher: str, run: str) -> Path:
+        """Model folder of a teacher."""
+        return self.root / "models" / "teachers" / teacher / run
+
+    def student(self, method: str, run: str) -> Path:
+        """Model folder of a method's network."""
+        return self.root / "models" / method / run
+
+    def targets(self, teacher: str, run: str, dataset: str, block: str, case: str) -> Path:
+        """Target store of a teacher for a case."""
+        return self.root / "cache" / teacher / run / dataset / block / f"{case}.zarr"
+
+    def prediction(self, method: str, run: str, dataset: str, block: str, case: str) -> Path:
+        """Predicted label map of a case on its raw grid."""
+        return self.root / "predictions" / method / run / dataset / block / f"{case}.nii.gz"
+
+    def metrics(self, method: str, run: str, dataset: str) -> Path:
+        """Scores of a method on a dataset's test cases."""
+        return self.root / "metrics" / method / run / f"{dataset}.csv"
+
+    def manifest(self, stage: str, *parts: str) -> Path:
+        """Manifest of a job."""
+        folder = self.root.joinpath("manifests", stage, *parts[:-1])
+        return folder / f"{parts[-1]}.json"
+
+    @property
+    def all_metrics(self) -> Path:
+        """Every score of the study in one file."""
+        return self.root / "metrics.csv"
+
+    @property
+    def tables(self) -> Path:
+        """Folder of the tables."""
+        return self.root / "tables"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures."""
+        return self.root / "figures"
+
+    @property
+    def report(self) -> Path:
+        """The report's first page."""
+        return self.root / "report" / "index.html"

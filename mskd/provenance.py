@@ -1,0 +1,63 @@
+"""Content keys and the record of what made an artefact."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mskd import __version__
+
+RECORDED_PACKAGES = ("dynamic_network_architectures", "nibabel", "numcodecs", "numpy", "scipy", "torch", "zarr")
+
+
+def content_key(**parts: Any) -> str:
+    """Return the key of an artefact: a hash of all that determines it.
+
+    Args:
+        **parts: Inputs' digests, configuration leaves, code fingerprint; anything that JSON can hold.
+    """
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def array_digest(*arrays: npt.NDArray[Any]) -> str:
+    """Return the SHA-256 of arrays: their shapes, dtypes and values."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.shape}{array.dtype.str}".encode())
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def made_by() -> dict[str, str]:
+    """Return the versions that an artefact records; no time, host, user or patient."""
+    versions = {"mskd": __version__, "python": platform.python_version()}
+    for package in RECORDED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = "not installed"
+    return versions
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value)
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    raise TypeError(f"a content key cannot hold {type(value).__name__}")

@@ -1,0 +1,206 @@
+"""Separable resampling: one small matrix per axis.
+
+A grid change between raw and study grid is separable, so an image is resampled by three matrix products. Own code
+because the libraries resample point by point: for 102 × 512 × 512 → 204 × 301 × 301 voxels nnU-Net v2's default takes
+9.2 s and SimpleITK's B-spline 4.8 s on two cores; `benchmarks/` measures it side by side.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mskd.geometry import Geometry
+
+Float = npt.NDArray[np.float32]
+Matrix = npt.NDArray[np.float32]
+SLAB = 16  # planes per product: bounds the memory beside input and output
+
+
+def cubic_matrix(positions: npt.NDArray[np.float64], n_in: int, *, sigma: float = 0.0) -> Matrix:
+    """Return the matrix of cubic B-spline interpolation (mirror boundary, positions clamped to the array).
+
+    Args:
+        positions: Fractional input indices of the outputs, shape (n_out,).
+        n_in: Number of input samples.
+        sigma: Gaussian smoothing before sampling, in input samples.
+
+    Returns:
+        Float32 matrix of shape (n_out, n_in); equal to `scipy.ndimage.map_coordinates(order=3, mode="mirror")`.
+    """
+    where = np.clip(positions, 0, n_in - 1)
+    if n_in == 1:
+        return np.ones((len(where), 1), np.float32)
+    basis = np.zeros((len(where), n_in))
+    first = np.floor(where).astype(int) - 1
+    for tap in range(4):
+        index = first + tap
+        distance = np.abs(where - index)
+        weight = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6)
+        np.add.at(basis, (np.arange(len(where)), _mirror(index, n_in)), weight)
+    sampling = np.zeros((n_in, n_in))
+    for offset, weight in ((-1, 1 / 6), (0, 2 / 3), (1, 1 / 6)):
+        np.add.at(sampling, (np.arange(n_in), _mirror(np.arange(n_in) + offset, n_in)), weight)
+    matrix = np.linalg.solve(sampling.T, basis.T).T
+    if sigma > 0:
+        matrix = matrix @ _gaussian(n_in, sigma)
+    return np.ascontiguousarray(matrix, np.float32)
+
+
+def linear_matrix(positions: npt.NDArray[np.float64], n_in: int, *, width: float = 1.0) -> Matrix:
+    """Return the matrix of linear interpolation, or of a triangle `width` input samples wide when sampling down.
+
+    Args:
+        positions: Fractional input indices of the outputs, shape (n_out,).
+        n_in: Number of input samples.
+        width: Half width of the triangle in input samples; 1 interpolates.
+
+    Returns:
+        Float32 matrix of shape (n_out, n_in); rows sum to 1, outside the array the border value continues.
+    """
+    where = np.clip(positions, 0, n_in - 1)
+    distance = np.abs(where[:, None] - np.arange(n_in)[None, :])
+    weight = np.clip(1 - distance / max(width, 1.0), 0, None)
+    return np.ascontiguousarray(weight / weight.sum(axis=1, keepdims=True), np.float32)
+
+
+def apply_matrices(array: npt.NDArray[Any], x: Matrix, y: Matrix, z: Matrix) -> Float:
+    """Return the separable product of an (X, Y, Z) array with a matrix per axis, in slabs of planes."""
+    planes = np.empty((x.shape[0], y.shape[0], array.shape[2]), np.float32)
+    for start in range(0, array.shape[2], SLAB):
+        slab = np.ascontiguousarray(array[:, :, start : start + SLAB].transpose(2, 0, 1), np.float32)  # (z, X, Y)
+        planes[:, :, start : start + SLAB] = np.matmul(np.matmul(x, slab), y.T).transpose(1, 2, 0)
+    if z.shape[0] == z.shape[1] and np.array_equal(z, np.eye(z.shape[0], dtype=np.float32)):
+        return planes
+    return np.matmul(planes, z.T)
+
+
+def image_to_study(image: npt.NDArray[Any], geometry: Geometry, *, antialias: bool) -> Float:
+    """Resample a canonical raw image to the study grid (cubic).
+
+    Args:
+        image: Canonical raw image, shape `geometry.canonical_shape`.
+        geometry: Grids; its crop is honoured.
+        antialias: Smooth before sampling down, sigma (factor − 1) / 2 raw voxels.
+
+    Returns:
+        Float32 image of shape `geometry.shape`.
+    """
+    matrices = []
+    for axis in range(3):
+        factor = geometry.spacing_mm[axis] / geometry.raw_spacing_mm[axis]
+        sigma = max(0.0, (factor - 1) / 2) if antialias else 0.0
+        positions = geometry.study_positions_in_raw(axis)
+        matrices.append(cubic_matrix(positions, image.shape[axis], sigma=sigma))
+    return apply_matrices(image, *matrices)
+
+
+def labels_to_study(labels: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Resample canonical raw labels to the study grid; each voxel takes the label with the largest share."""
+    widths = [s / r for s, r in zip(geometry.spacing_mm, geometry.raw_spacing_mm, strict=True)]
+    matrices = [
+        linear_matrix(geometry.study_positions_in_raw(axis), labels.shape[axis], width=widths[axis]) for axis in range(3)
+    ]
+    return _largest_share(labels, matrices, geometry.shape)
+
+
+def labels_to_raw(labels: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Bring labels of the study grid back to the canonical raw grid; outside the crop is background."""
+    matrices = [_back_matrix(geometry, axis) for axis in range(3)]
+    return _largest_share(labels, matrices, geometry.canonical_shape)
+
+
+def scores_to_raw_labels(scores: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Return the class with the largest score on the canonical raw grid, without holding classes × raw grid.
+
+    Args:
+        scores: Logits on the study grid, shape (C, X, Y, Z); channel 0 is the background.
+        geometry: Grids of the case.
+
+    Returns:
+        Labels of shape `geometry.canonical_shape`; outside the crop is background.
+    """
+    x, y, z = (_back_matrix(geometry, axis) for axis in range(3))
+    inside = [np.flatnonzero(m.any(axis=1)) for m in (x, y, z)]
+    out = np.zeros(geometry.canonical_shape, np.uint8)
+    if any(len(index) == 0 for index in inside):
+        return out
+    (x0, x1), (y0, y1) = ((index[0], index[-1] + 1) for index in inside[:2])
+    for start in range(int(inside[2][0]), int(inside[2][-1]) + 1, SLAB):
+        stop = min(start + SLAB, int(inside[2][-1]) + 1)
+        used = np.flatnonzero(z[start:stop].any(axis=0))
+        rows = z[start:stop, used[0] : used[-1] + 1]
+        best: Float | None = None
+        label = np.zeros((x1 - x0, y1 - y0, stop - start), np.uint8)
+        for channel in range(scores.shape[0]):
+            planes = scores[channel, :, :, used[0] : used[-1] + 1]
+            value = apply_matrices(np.matmul(np.asarray(planes, np.float32), rows.T), x[x0:x1], y[y0:y1], _eye(stop - start))
+            if best is None:
+                best = value
+            else:
+                label[value > best] = channel
+                np.maximum(best, value, out=best)
+        out[x0:x1, y0:y1, start:stop] = label
+    return out
+
+
+def _back_matrix(geometry: Geometry, axis: int) -> Matrix:
+    """Linear matrix from study to raw grid; rows beyond half a voxel outside the crop are zero."""
+    positions = geometry.raw_positions_in_study(axis)
+    width = geometry.raw_spacing_mm[axis] / geometry.spacing_mm[axis]
+    matrix = linear_matrix(positions, geometry.shape[axis], width=width)
+    at_border_start = geometry.crop_start[axis] == 0
+    at_border_end = geometry.crop_start[axis] + geometry.shape[axis] == geometry.full_shape[axis]
+    outside = (positions < -0.5) & (not at_border_start) | (positions > geometry.shape[axis] - 0.5) & (not at_border_end)
+    matrix[outside] = 0
+    return matrix
+
+
+def _largest_share(labels: npt.NDArray[np.uint8], matrices: list[Matrix], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+    out = np.zeros(shape, np.uint8)
+    best = np.zeros(shape, np.float32)
+    total = np.zeros(shape, np.float32)
+    for value in np.unique(labels):
+        if value == 0:
+            continue
+        mask = labels == value
+        source, target, rows = [], [], []
+        for axis, matrix in enumerate(matrices):
+            present = np.flatnonzero(mask.any(axis=tuple(a for a in range(3) if a != axis)))
+            lo, hi = int(present[0]), int(present[-1]) + 1
+            reached = np.flatnonzero(matrix[:, lo:hi].any(axis=1))
+            if len(reached) == 0:
+                break
+            source.append(slice(lo, hi))
+            target.append(slice(int(reached[0]), int(reached[-1]) + 1))
+            rows.append(matrix[target[-1], lo:hi])
+        if len(rows) < 3:
+            continue
+        share = apply_matrices(mask[tuple(source)], *rows)
+        box = tuple(target)
+        total[box] += share
+        wins = share > best[box]
+        out[box][wins] = value
+        best[box][wins] = share[wins]
+    out[best < 1 - total] = 0
+    return out
+
+
+def _mirror(index: npt.NDArray[np.int_], n: int) -> npt.NDArray[np.int_]:
+    period = 2 * (n - 1)
+    index = np.abs(index) % period
+    return np.where(index >= n, period - index, index)
+
+
+def _gaussian(n: int, sigma: float) -> npt.NDArray[np.float64]:
+    reach = int(4 * sigma + 0.5)
+    matrix = np.zeros((n, n))
+    for offset in range(-reach, reach + 1):
+        np.add.at(matrix, (np.arange(n), _mirror(np.arange(n) + offset, n)), np.exp(-0.5 * (offset / sigma) ** 2))
+    return matrix / matrix.sum(axis=1, keepdims=True)
+
+
+def _eye(n: int) -> Matrix:
+    return np.eye(n, dtype=np.float32)
