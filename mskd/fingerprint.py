@@ -15,14 +15,17 @@ PACKAGE = "mskd"
 NEUTRAL = frozenset(
     {
         "mskd",
-        "mskd.blocks",
+        "mskd.cases",
         "mskd.cli",
         "mskd.config",
         "mskd.console",
+        "mskd.cost",
+        "mskd.dag",
         "mskd.datasets",
         "mskd.errors",
         "mskd.fingerprint",
         "mskd.layout",
+        "mskd.leaves",
         "mskd.manifest",
         "mskd.methods.registry",
         "mskd.provenance",
@@ -71,20 +74,26 @@ def _source(module: str) -> tuple[Path, ast.Module]:
 def _module_digest(module: str) -> str:
     tree = ast.parse(ast.unparse(_source(module)[1]))
     for node in ast.walk(tree):
-        if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and ast.get_docstring(node):
+        if isinstance(
+            node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+        ) and ast.get_docstring(node):
             node.body = node.body[1:] or [ast.Pass()]
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 @cache
 def _imports(module: str) -> frozenset[str]:
+    path, tree = _source(module)
+    package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
     found: set[str] = set()
-    for node in ast.walk(_source(module)[1]):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) + 1 - node.level] if node.level else []
+            origin = ".".join([*above, *([node.module] if node.module else [])])
+            found.add(origin)
+            found.update(f"{origin}.{alias.name}" for alias in node.names)
     return frozenset(name for name in found if name.split(".")[0] == PACKAGE and _exists(name))
 
 

@@ -48,7 +48,9 @@ class Geometry:
         permutation = np.argsort(orientation[:, 0])
         lengths = np.linalg.norm(raw_affine[:3, :3], axis=0)[permutation]
         canonical_shape = np.asarray(raw_shape)[permutation]
-        full = tuple(max(1, round(n * l / s)) for n, l, s in zip(canonical_shape, lengths, spacing_mm, strict=True))
+        full = tuple(
+            max(1, round(n * l / s)) for n, l, s in zip(canonical_shape, lengths, spacing_mm, strict=True)
+        )
         return cls(
             raw_shape=raw_shape,
             raw_affine=tuple(tuple(float(v) for v in row) for row in raw_affine),

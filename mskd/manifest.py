@@ -39,7 +39,7 @@ def read_manifest(path: Path) -> Manifest:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
         return Manifest(data["stage"], data["entries"], data["skipped"])
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise MissingArtefactError(
             case="-",
             file=path,

@@ -54,7 +54,9 @@ class PreparedArrays:
         return parts
 
 
-def write_prepared(path: Path, arrays: PreparedArrays, *, key: str, attributes: dict[str, Any]) -> dict[str, str]:
+def write_prepared(
+    path: Path, arrays: PreparedArrays, *, key: str, attributes: dict[str, Any]
+) -> dict[str, str]:
     """Write a store atomically and return its digests."""
     digests = arrays.digests()
     with atomic_path(path) as part:
@@ -117,11 +119,6 @@ class PreparedCase:
         """Shape of the arrays."""
         return self.geometry.shape
 
-    @property
-    def labelled_organs(self) -> list[str]:
-        """Organs that the labels annotate."""
-        return list(self.attributes["labelled_organs"])
-
     def read(self, name: str, box: Box | None = None) -> npt.NDArray[Any]:
         """Return an array ("image", "labels", "body", "withheld_labels"), or a box of it, in memory."""
         if name not in self._group:
@@ -152,7 +149,9 @@ def normalise(image_hu: npt.NDArray[Any], hu_clip: Sequence[float]) -> npt.NDArr
 
 def _create(group: zarr.Group, name: str, data: npt.NDArray[Any]) -> None:
     if data.size == 0:
-        group.create_array(name, shape=data.shape, dtype=data.dtype, chunks=tuple(max(1, n) for n in data.shape))
+        group.create_array(
+            name, shape=data.shape, dtype=data.dtype, chunks=tuple(max(1, n) for n in data.shape)
+        )
         return
     chunks = tuple(min(CHUNK, n) for n in data.shape) if data.ndim == 3 else data.shape
     shards = tuple(-(-n // c) * c for n, c in zip(data.shape, chunks, strict=True))

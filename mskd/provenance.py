@@ -14,7 +14,15 @@ import numpy.typing as npt
 
 from mskd import __version__
 
-RECORDED_PACKAGES = ("dynamic_network_architectures", "nibabel", "numcodecs", "numpy", "scipy", "torch", "zarr")
+RECORDED_PACKAGES = (
+    "dynamic_network_architectures",
+    "nibabel",
+    "numcodecs",
+    "numpy",
+    "scipy",
+    "torch",
+    "zarr",
+)
 
 
 def content_key(**parts: Any) -> str:

@@ -38,7 +38,9 @@ def cubic_matrix(positions: npt.NDArray[np.float64], n_in: int, *, sigma: float 
     for tap in range(4):
         index = first + tap
         distance = np.abs(where - index)
-        weight = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6)
+        weight = np.where(
+            distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6
+        )
         np.add.at(basis, (np.arange(len(where)), _mirror(index, n_in)), weight)
     sampling = np.zeros((n_in, n_in))
     for offset, weight in ((-1, 1 / 6), (0, 2 / 3), (1, 1 / 6)):
@@ -70,7 +72,9 @@ def apply_matrices(array: npt.NDArray[Any], x: Matrix, y: Matrix, z: Matrix) -> 
     """Return the separable product of an (X, Y, Z) array with a matrix per axis, in slabs of planes."""
     planes = np.empty((x.shape[0], y.shape[0], array.shape[2]), np.float32)
     for start in range(0, array.shape[2], SLAB):
-        slab = np.ascontiguousarray(array[:, :, start : start + SLAB].transpose(2, 0, 1), np.float32)  # (z, X, Y)
+        slab = np.ascontiguousarray(
+            array[:, :, start : start + SLAB].transpose(2, 0, 1), np.float32
+        )  # (z, X, Y)
         planes[:, :, start : start + SLAB] = np.matmul(np.matmul(x, slab), y.T).transpose(1, 2, 0)
     if z.shape[0] == z.shape[1] and np.array_equal(z, np.eye(z.shape[0], dtype=np.float32)):
         return planes
@@ -101,7 +105,8 @@ def labels_to_study(labels: npt.NDArray[np.uint8], geometry: Geometry) -> npt.ND
     """Resample canonical raw labels to the study grid; each voxel takes the label with the largest share."""
     widths = [s / r for s, r in zip(geometry.spacing_mm, geometry.raw_spacing_mm, strict=True)]
     matrices = [
-        linear_matrix(geometry.study_positions_in_raw(axis), labels.shape[axis], width=widths[axis]) for axis in range(3)
+        linear_matrix(geometry.study_positions_in_raw(axis), labels.shape[axis], width=widths[axis])
+        for axis in range(3)
     ]
     return _largest_share(labels, matrices, geometry.shape)
 
@@ -136,7 +141,9 @@ def scores_to_raw_labels(scores: npt.NDArray[Any], geometry: Geometry) -> npt.ND
         label = np.zeros((x1 - x0, y1 - y0, stop - start), np.uint8)
         for channel in range(scores.shape[0]):
             planes = scores[channel, :, :, used[0] : used[-1] + 1]
-            value = apply_matrices(np.matmul(np.asarray(planes, np.float32), rows.T), x[x0:x1], y[y0:y1], _eye(stop - start))
+            value = apply_matrices(
+                np.matmul(np.asarray(planes, np.float32), rows.T), x[x0:x1], y[y0:y1], _eye(stop - start)
+            )
             if best is None:
                 best = value
             else:
@@ -153,12 +160,16 @@ def _back_matrix(geometry: Geometry, axis: int) -> Matrix:
     matrix = linear_matrix(positions, geometry.shape[axis], width=width)
     at_border_start = geometry.crop_start[axis] == 0
     at_border_end = geometry.crop_start[axis] + geometry.shape[axis] == geometry.full_shape[axis]
-    outside = (positions < -0.5) & (not at_border_start) | (positions > geometry.shape[axis] - 0.5) & (not at_border_end)
+    outside = (positions < -0.5) & (not at_border_start) | (positions > geometry.shape[axis] - 0.5) & (
+        not at_border_end
+    )
     matrix[outside] = 0
     return matrix
 
 
-def _largest_share(labels: npt.NDArray[np.uint8], matrices: list[Matrix], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def _largest_share(
+    labels: npt.NDArray[np.uint8], matrices: list[Matrix], shape: tuple[int, ...]
+) -> npt.NDArray[np.uint8]:
     out = np.zeros(shape, np.uint8)
     best = np.zeros(shape, np.float32)
     total = np.zeros(shape, np.float32)
@@ -198,7 +209,9 @@ def _gaussian(n: int, sigma: float) -> npt.NDArray[np.float64]:
     reach = int(4 * sigma + 0.5)
     matrix = np.zeros((n, n))
     for offset in range(-reach, reach + 1):
-        np.add.at(matrix, (np.arange(n), _mirror(np.arange(n) + offset, n)), np.exp(-0.5 * (offset / sigma) ** 2))
+        np.add.at(
+            matrix, (np.arange(n), _mirror(np.arange(n) + offset, n)), np.exp(-0.5 * (offset / sigma) ** 2)
+        )
     return matrix / matrix.sum(axis=1, keepdims=True)
 
 

@@ -15,6 +15,7 @@ from mskd.errors import DataError
 from mskd.geometry import Affine
 
 IGNORE_VALUE = 255
+_DAMAGED = (OSError, EOFError, zlib.error, ValueError)
 MAX_VOXELS = 2**31  # a header that claims more is refused before memory is allocated
 
 
@@ -43,7 +44,9 @@ def read_scan(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
     return array, affine
 
 
-def read_labels(path: Path, case: str, values: Mapping[int, int], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
+def read_labels(
+    path: Path, case: str, values: Mapping[int, int], shape: tuple[int, ...]
+) -> npt.NDArray[np.uint8]:
     """Read a label file and map its values to the study's.
 
     Args:
@@ -85,6 +88,15 @@ def read_labels(path: Path, case: str, values: Mapping[int, int], shape: tuple[i
     return out
 
 
+def read_scan_grid(path: Path, case: str) -> tuple[tuple[int, ...], Affine]:
+    """Return shape and affine of a file without reading its voxels.
+
+    Raises:
+        DataError: If the file cannot be read.
+    """
+    return _open(path, case)[1:]
+
+
 def write_labels(path: Path, labels: npt.NDArray[np.uint8], affine: Affine) -> None:
     """Write labels as compressed NIfTI with equal sform and qform; equal labels give equal bytes."""
     image = nib.Nifti1Image(labels, affine)
@@ -96,14 +108,19 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], affine: Affine) -> N
     path.write_bytes(compressor.compress(image.to_bytes()) + compressor.flush())
 
 
-def _read(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
+def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
+    """Return image (voxels unread), shape and affine, checked."""
     try:
         image = nib.load(path)
     except FileNotFoundError as error:
         raise DataError(
-            case=case, file=path, expected="a NIfTI file", found="no such file", fix="check the dataset's path"
+            case=case,
+            file=path,
+            expected="a NIfTI file",
+            found="no such file",
+            fix="check the dataset's path",
         ) from error
-    except (nib.filebasedimages.ImageFileError, OSError, EOFError, zlib.error, ValueError) as error:
+    except (*_DAMAGED, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise _damaged(path, case, error) from error
     shape = tuple(int(n) for n in image.shape)
     while len(shape) > 3 and shape[-1] == 1:
@@ -119,12 +136,29 @@ def _read(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise DataError(
-            case=case, file=path, expected="an invertible affine", found=f"{affine.tolist()}", fix="repair sform and qform"
+            case=case,
+            file=path,
+            expected="an invertible affine",
+            found=f"{affine.tolist()}",
+            fix="repair sform and qform",
         )
+    return image, shape, affine
+
+
+def _read(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
+    image, shape, affine = _open(path, case)
     try:
         array = np.asanyarray(image.dataobj).reshape(shape)
-    except (OSError, EOFError, zlib.error, ValueError) as error:
+    except _DAMAGED as error:
         raise _damaged(path, case, error) from error
+    if array.dtype.kind not in "iuf":
+        raise DataError(
+            case=case,
+            file=path,
+            expected="one number per voxel",
+            found=f"data of type {array.dtype}",
+            fix="store the intensities (or label values) as numbers, not as colours",
+        )
     return array, affine
 
 

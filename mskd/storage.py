@@ -7,7 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +60,7 @@ def _replace_folder(part: Path, path: Path) -> None:
         old = path.with_name(f"{path.name}{PART}old-{os.getpid()}-{secrets.token_hex(3)}")
         path.rename(old)
         part.rename(path)
-        shutil.rmtree(old, ignore_errors=True)
+        _remove(old)
     else:
         part.rename(path)
 
@@ -69,4 +69,5 @@ def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a disk that refuses this has refused the write before
+            path.unlink(missing_ok=True)

@@ -26,7 +26,9 @@ class Split(Section):
     )
     name: str = key("", "builtin: which one (liver, kidney, pancreas, spleen); empty: the dataset's own name")
     path: Path | None = key(None, "file: a TSV or CSV with the columns case and split")
-    val_fraction: float = key(0.1, "share of cases (builtin: of training cases) kept for validation", ge=0, lt=1)
+    val_fraction: float = key(
+        0.1, "share of cases (builtin: of training cases) kept for validation", ge=0, lt=1
+    )
     test_fraction: float = key(0.2, "hash: share of cases kept for testing", ge=0, lt=1)
     seed: int = key(0, "hash and builtin: changes which cases fall where", ge=0)
     into: Literal["train", "val", "test"] = key("test", "all: the split that every case goes into")
@@ -55,8 +57,13 @@ class Dataset(Section):
         "value in the label file → organ of the study, `ignore` (voxels that nobody is judged on) or `background`; "
         "values that are not named are background",
     )
+    structures: dict[str, str] = key(
+        dict,
+        "for layouts with a file per structure: structure → organ of the study; where files overlap the later wins",
+    )
     organs: list[str] | None = key(
-        None, "organs that this dataset annotates in every case; default: the organs of its label_map"
+        None,
+        "organs that this dataset annotates in every case; default: the organs of its label_map (or structures)",
     )
     withheld: bool = key(
         False,
@@ -78,7 +85,9 @@ class Dataset(Section):
     @model_validator(mode="after")
     def _has_source(self) -> Dataset:
         if self.path is None and self.phantom is None:
-            raise ValueError("a dataset needs `path: /folder/of/the/dataset` (or `phantom:` to make it in code)")
+            raise ValueError(
+                "a dataset needs `path: /folder/of/the/dataset` (or `phantom:` to make it in code)"
+            )
         return self
 
     @property
@@ -86,5 +95,6 @@ class Dataset(Section):
         """Organs that every case of this dataset annotates."""
         if self.organs is not None:
             return list(self.organs)
-        found = [organ for organ in self.label_map.values() if organ not in (IGNORE, BACKGROUND)]
+        named = self.structures if self.structures else self.label_map
+        found = [organ for organ in named.values() if organ not in (IGNORE, BACKGROUND)]
         return list(dict.fromkeys(found))

@@ -18,7 +18,9 @@ class Cache(Section):
 
     taps: list[str] = key(lambda: ["decoder2"], "taps whose features are stored; [] stores logits alone")
     dtype: Literal["float16", "float32"] = key("float16", "number format of margins and features on disk")
-    splits: list[Literal["train", "val", "test"]] = key(lambda: ["train"], "cases of the training datasets that are cached")
+    splits: list[Literal["train", "val", "test"]] = key(
+        lambda: ["train"], "cases of the training datasets that are cached"
+    )
     chunk: int = key(32, "edge of a chunk at full resolution", unit="voxels", ge=8)
 
 
@@ -40,18 +42,25 @@ class Distillation(Section):
     normalisation: Literal["supervised", "per_region"] = key(
         "supervised", "mean over all supervised voxels of a sample, or the sum of the two regions' own means"
     )
-    dice_weight: float = key(1.0, "weight of the soft Dice term between student and teacher probabilities", ge=0)
+    dice_weight: float = key(
+        1.0, "weight of the soft Dice term between student and teacher probabilities", ge=0
+    )
     region_source: Literal["ground_truth_first", "teachers"] = key(
         "ground_truth_first", "organ regions from ground truth where there is one, or from teachers alone"
     )
-    conflict: Literal["drop", "max_margin"] = key("drop", "voxels that several organs claim: leave out, or give to the largest margin")
-    combine: Literal["mean", "most_confident"] = key("mean", "several teachers of one organ: mean margin, or the most confident")
+    conflict: Literal["drop", "max_margin"] = key(
+        "drop", "voxels that several organs claim: leave out, or give to the largest margin"
+    )
+    combine: Literal["mean", "most_confident"] = key(
+        "mean", "several teachers of one organ: mean margin, or the most confident"
+    )
     distil_labelled: bool = key(True, "distil an organ also on cases whose dataset labels it")
     feature_taps: list[str] | None = key(None, "taps that are compared; default: all that the cache holds")
     feature_regions: Literal["organ", "background", "both"] = key("both", "where features are compared")
     feature_distance: Literal["l2", "cosine"] = key("l2", "distance between features")
     feature_normalisation: Literal["none", "channel"] = key(
-        "channel", "channel: both features are standardised per channel over the patch before they are compared"
+        "channel",
+        "channel: both features are standardised per channel over the patch before they are compared",
     )
     supervised_weight: float = key(1.0, "weight of ground truth on the labelled organs", ge=0)
     ramp_steps: int = key(0, "steps over which both λ grow from 0", unit="steps", ge=0)

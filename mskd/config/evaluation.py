@@ -10,7 +10,9 @@ from mskd.config.section import Section, key
 class Inference(Section):
     """Sliding window over a prepared volume; the same for teachers' targets and for predictions."""
 
-    window: tuple[int, int, int] | None = key(None, "window in voxels of the study grid; default: the training patch", unit="voxels")
+    window: tuple[int, int, int] | None = key(
+        None, "window in voxels of the study grid; default: the training patch", unit="voxels"
+    )
     overlap: float = key(0.5, "share of the window that neighbours have in common", ge=0, lt=1)
     batch_size: int = key(1, "windows per forward pass", ge=1)
     threads: int = key(2, "CPU threads of one inference job", ge=1)
@@ -19,9 +21,14 @@ class Inference(Section):
 class Evaluation(Section):
     """Scores on the raw grid."""
 
-    nsd_tolerance_mm: float | dict[str, float] = key(2.0, "tolerance of the normalised surface Dice, one for all or per organ", unit="mm")
+    nsd_tolerance_mm: float | dict[str, float] = key(
+        2.0, "tolerance of the normalised surface Dice, one for all or per organ", unit="mm"
+    )
     hd95: Literal["max_directed", "pooled"] = key(
-        "max_directed", "larger of the two directed 95th percentiles (as MONAI), or percentile of the pooled distances (as MedPy)"
+        "max_directed",
+        "larger of the two directed 95th percentiles (as MONAI), or percentile of the pooled distances (as MedPy)",
     )
     largest_component: list[str] = key(list, "organs of which only the largest connected component is kept")
-    withheld: bool = key(False, "score training datasets' test cases also on organs whose labels were withheld")
+    withheld: bool = key(
+        False, "score training datasets' test cases also on organs whose labels were withheld"
+    )

@@ -65,7 +65,11 @@ def _explain(item: ErrorDetails) -> str:
     allowed = item["msg"].removeprefix("Value error, ")
     text = f"  {where}: found {_short(value)}\n    allowed: {allowed}"
     example = _default_yaml(location)
-    return f"{text}\n    write instead, for example:\n{example}" if example and item["type"] != "value_error" else text
+    return (
+        f"{text}\n    write instead, for example:\n{example}"
+        if example and item["type"] != "value_error"
+        else text
+    )
 
 
 def _explain_unknown(location: list[str], value: Any) -> str:

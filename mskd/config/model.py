@@ -15,13 +15,21 @@ Triple = tuple[int, int, int]
 class Preprocessing(Section):
     """From the raw scan to the study grid; stored with every model, so that it cannot be mismatched."""
 
-    spacing_mm: tuple[float, float, float] = key((1.5, 1.5, 1.5), "voxel size of the study grid (x, y, z in RAS)", unit="mm")
-    hu_clip: tuple[float, float] = key((-325.0, 325.0), "intensities are clipped to this range, then scaled to [-1, 1]", unit="HU")
-    antialias: bool = key(False, "smooth before sampling down (Gaussian, sigma (factor − 1) / 2 raw voxels), for coarse grids")
+    spacing_mm: tuple[float, float, float] = key(
+        (1.5, 1.5, 1.5), "voxel size of the study grid (x, y, z in RAS)", unit="mm"
+    )
+    hu_clip: tuple[float, float] = key(
+        (-325.0, 325.0), "intensities are clipped to this range, then scaled to [-1, 1]", unit="HU"
+    )
+    antialias: bool = key(
+        False, "smooth before sampling down (Gaussian, sigma (factor − 1) / 2 raw voxels), for coarse grids"
+    )
     crop_to_body: bool = key(True, "store only the bounding box of the body")
     body_threshold_hu: float = key(-500.0, "what is denser than this may be body", unit="HU")
     crop_margin_mm: float = key(10.0, "air left around the body", unit="mm", ge=0)
-    foreground_voxels: int = key(2000, "voxels remembered per organ for foreground sampling", unit="voxels", ge=1)
+    foreground_voxels: int = key(
+        2000, "voxels remembered per organ for foreground sampling", unit="voxels", ge=1
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Preprocessing:
@@ -36,11 +44,16 @@ class Network(Section):
     """An nnU-Net-style U-Net (dynamic-network-architectures); the same for teachers and students."""
 
     architecture: Literal["plain", "residual"] = key("plain", "plain convolutions or a residual encoder")
-    features: list[int] = key(lambda: [32, 64, 128, 256, 320], "channels per level, finest first", unit="channels", min_length=2)
+    features: list[int] = key(
+        lambda: [32, 64, 128, 256, 320], "channels per level, finest first", unit="channels", min_length=2
+    )
     strides: list[Triple] | None = key(
         None, "stride of each level per axis; default: [1, 1, 1], then [2, 2, 2] throughout"
     )
     convolutions_per_level: int = key(2, "convolutions (or residual blocks) per level", ge=1)
+    channels_last: bool = key(
+        True, "memory order of activations; measured faster on CPUs for narrow networks"
+    )
     deep_supervision: bool = key(False, "loss on the coarser outputs of the decoder as well")
 
     @model_validator(mode="after")
@@ -57,7 +70,11 @@ class Network(Section):
         """Cumulative stride of each level per axis, finest first."""
         steps = self.strides or [(1, 1, 1)] + [(2, 2, 2)] * (len(self.features) - 1)
         return [
-            (prod(s[0] for s in steps[: i + 1]), prod(s[1] for s in steps[: i + 1]), prod(s[2] for s in steps[: i + 1]))
+            (
+                prod(s[0] for s in steps[: i + 1]),
+                prod(s[1] for s in steps[: i + 1]),
+                prod(s[2] for s in steps[: i + 1]),
+            )
             for i in range(len(steps))
         ]
 

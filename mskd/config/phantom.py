@@ -12,7 +12,16 @@ from mskd.config.section import Section, key
 Phase = Literal["unenhanced", "arterial", "portal_venous", "nephrographic"]
 Layout = Literal["msd", "kits", "lits", "btcv"]
 PhantomOrgan = Literal[
-    "spleen", "right_kidney", "left_kidney", "kidney", "gallbladder", "liver", "stomach", "aorta", "ivc", "pancreas"
+    "spleen",
+    "right_kidney",
+    "left_kidney",
+    "kidney",
+    "gallbladder",
+    "liver",
+    "stomach",
+    "aorta",
+    "ivc",
+    "pancreas",
 ]
 
 _AXIS_PAIRS = ({"R", "L"}, {"A", "P"}, {"S", "I"})
@@ -23,18 +32,21 @@ class Scanner(Section):
 
     phase: Phase = key("portal_venous", "Contrast phase of the scans.")
     spacing_mm: tuple[float, float, float] = key(
-        (2.5, 2.5, 4.0), "Voxel spacing along the patient's right-left, anterior-posterior, superior-inferior axes.",
+        (2.5, 2.5, 4.0),
+        "Voxel spacing along the patient's right-left, anterior-posterior, superior-inferior axes.",
         unit="mm",
     )
     slice_thickness_mm: float = key(
         4.0, "Thickness over which a slice averages; may exceed the slice spacing.", unit="mm", gt=0
     )
     fov_mm: tuple[float, float, float] = key(
-        (400.0, 340.0, 340.0), "Extent of the reconstructed volume (right-left, anterior-posterior, length).",
+        (400.0, 340.0, 340.0),
+        "Extent of the reconstructed volume (right-left, anterior-posterior, length).",
         unit="mm",
     )
     fov_circle: bool = key(
-        False, "Blank what lies outside the circle whose diameter is the wider in-plane extent (scanner's gantry)."
+        False,
+        "Blank what lies outside the circle whose diameter is the wider in-plane extent (scanner's gantry).",
     )
     noise_hu: float = key(12.0, "Standard deviation of the noise in soft tissue.", unit="HU", ge=0)
     noise_correlation_mm: float = key(
@@ -43,12 +55,19 @@ class Scanner(Section):
     blur_mm: float = key(
         1.5, "Blur of the reconstruction kernel in the slice (full width at half maximum).", unit="mm", ge=0
     )
-    hu_slope: float = key(1.0, "Tilt of the intensity scale: measured = slope * HU + offset.", unit="HU/HU", gt=0)
+    hu_slope: float = key(
+        1.0, "Tilt of the intensity scale: measured = slope * HU + offset.", unit="HU/HU", gt=0
+    )
     hu_offset: float = key(0.0, "Offset of the intensity scale.", unit="HU")
-    padding_hu: int = key(-1024, "Value outside the field of view and lowest value stored.", unit="HU", ge=-32768)
+    padding_hu: int = key(
+        -1024, "Value outside the field of view and lowest value stored.", unit="HU", ge=-32768
+    )
     jitter: float = key(
-        0.5, "How much noise, field of view, position and contrast vary from scan to scan, 0 for not at all.",
-        unit="fraction", ge=0, le=2,
+        0.5,
+        "How much noise, field of view, position and contrast vary from scan to scan, 0 for not at all.",
+        unit="fraction",
+        ge=0,
+        le=2,
     )
     orientation: str = key(
         "", "Axis codes of the stored array, such as RAS, LPS or LAS; empty for the usual one of the layout."
@@ -59,7 +78,9 @@ class Scanner(Section):
     def _axis_codes(cls, value: str) -> str:
         code = value.upper()
         if code and (len(code) != 3 or any(len(pair & set(code)) != 1 for pair in _AXIS_PAIRS)):
-            raise ValueError(f"{value!r} is no orientation: write one letter of each of R/L, A/P, S/I, such as 'LPS'")
+            raise ValueError(
+                f"{value!r} is no orientation: write one letter of each of R/L, A/P, S/I, such as 'LPS'"
+            )
         return code
 
     @field_validator("spacing_mm", "fov_mm")
@@ -74,9 +95,12 @@ class PhantomAtlas(Section):
     """A label map of the user's, optionally with its CT, of which a population of deformed copies is made."""
 
     labels: Path = key(Path(), "NIfTI file of the label map.")
-    ct: Path | None = key(None, "NIfTI file of the CT on which the labels were drawn; without it HU come by tissue.")
+    ct: Path | None = key(
+        None, "NIfTI file of the CT on which the labels were drawn; without it HU come by tissue."
+    )
     label_map: dict[int, str] = key(
-        dict, "Tissue or organ of each value of the file: {6: liver, 9: bone}; values left out become soft tissue."
+        dict,
+        "Tissue or organ of each value of the file: {6: liver, 9: bone}; values left out become soft tissue.",
     )
 
 
@@ -84,8 +108,11 @@ class PhantomDataset(Section):
     """A synthetic dataset: a population, the scanner that sees it, and the public layout it is written in."""
 
     layout: Layout = key("msd", "Public layout to write: msd, kits, lits or btcv.")
-    task: str = key("Task03_Liver", "Task name in the msd layout; the case names begin with the part after '_'.",
-                    pattern=r"^[A-Za-z0-9]+(_[A-Za-z0-9]+)*$")
+    task: str = key(
+        "Task03_Liver",
+        "Task name in the msd layout; the case names begin with the part after '_'.",
+        pattern=r"^[A-Za-z0-9]+(_[A-Za-z0-9]+)*$",
+    )
     organs: list[PhantomOrgan] = key(
         lambda: ["liver"],
         "Organs in the label files, values 1, 2, … in this order; btcv keeps its own values, and an empty list "
@@ -94,18 +121,28 @@ class PhantomDataset(Section):
     n_train: int = key(8, "Number of training cases.", unit="cases", ge=0)
     n_val: int = key(2, "Number of validation cases.", unit="cases", ge=0)
     n_test: int = key(2, "Number of test cases.", unit="cases", ge=0)
-    seed: int = key(0, "Seed of the population; datasets of one seed but another layout or task differ.", ge=0)
+    seed: int = key(
+        0, "Seed of the population; datasets of one seed but another layout or task differ.", ge=0
+    )
     scale: float = key(
-        1.0, "Size of the patients, 1.0 for human adults; for quick runs take a coarser spacing instead.",
-        unit="fraction", gt=0.1, le=3,
+        1.0,
+        "Size of the patients, 1.0 for human adults; for quick runs take a coarser spacing instead.",
+        unit="fraction",
+        gt=0.1,
+        le=3,
     )
     deformation: float = key(
-        1.0, "Strength of the random deformation, and of the variation in size and position.", unit="fraction",
-        ge=0, le=2,
+        1.0,
+        "Strength of the random deformation, and of the variation in size and position.",
+        unit="fraction",
+        ge=0,
+        le=2,
     )
     distractors: bool = key(True, "Put structures into the scans that look like organs but are none.")
     scanner: Scanner = key(Scanner, "Scanner and protocol of this dataset.")
-    atlas: PhantomAtlas | None = key(None, "Deform this label map (and CT) instead of drawing anatomies from code.")
+    atlas: PhantomAtlas | None = key(
+        None, "Deform this label map (and CT) instead of drawing anatomies from code."
+    )
 
     @model_validator(mode="after")
     def _organs_fit_layout(self) -> Self:
@@ -114,5 +151,7 @@ class PhantomDataset(Section):
         if len(set(self.organs)) != len(self.organs):
             raise ValueError(f"organs {self.organs} names one twice")
         if "kidney" in self.organs and ({"left_kidney", "right_kidney"} & set(self.organs)):
-            raise ValueError("organs holds 'kidney' (both) beside 'left_kidney' or 'right_kidney': write either")
+            raise ValueError(
+                "organs holds 'kidney' (both) beside 'left_kidney' or 'right_kidney': write either"
+            )
         return self

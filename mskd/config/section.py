@@ -10,7 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field
 class Section(BaseModel):
     """A part of the study file: unknown keys are errors, values cannot be changed after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, validate_default=True, use_attribute_docstrings=False
+    )
 
 
 def key(default: Any, description: str, *, unit: str = "", **constraints: Any) -> Any:

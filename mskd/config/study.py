@@ -41,7 +41,9 @@ class Runs(Section):
     """Repetitions: every run has its own teachers."""
 
     seeds: list[int] = key(lambda: [0], "seeds; each is a run", min_length=1)
-    folds: int = key(1, "1: the datasets' own splits; k > 1: k-fold cross-validation over the training datasets", ge=1)
+    folds: int = key(
+        1, "1: the datasets' own splits; k > 1: k-fold cross-validation over the training datasets", ge=1
+    )
 
 
 class Study(Section):
@@ -50,7 +52,12 @@ class Study(Section):
     study: str = key("study", "name; results go to results/<study>/")
     title: str = key("", "one line for the report")
     results: Path = key(lambda: Path("results"), "folder that holds the studies' results")
-    organs: list[str] = key(lambda: ["liver"], "organs of the student, in the order of its channels", min_length=1, max_length=MAX_ORGANS)
+    organs: list[str] = key(
+        lambda: ["liver"],
+        "organs of the student, in the order of its channels",
+        min_length=1,
+        max_length=MAX_ORGANS,
+    )
     datasets: dict[str, Dataset] = key(dict, "the datasets by name")
     teachers: dict[str, Teacher] = key(dict, "the teachers by name; default: one per training dataset")
     methods: dict[str, Method] = key(
@@ -88,14 +95,23 @@ class Study(Section):
     @classmethod
     def _default_teachers(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("teachers") and isinstance(data.get("datasets"), dict):
-            training = [n for n, d in data["datasets"].items() if isinstance(d, dict) and d.get("role", "train") == "train"]
+            training = [
+                n
+                for n, d in data["datasets"].items()
+                if isinstance(d, dict) and d.get("role", "train") == "train"
+            ]
             return {**data, "teachers": {name: {"dataset": name} for name in training}}
         return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
         for name, dataset in self.datasets.items():
-            named = [*dataset.label_map.values(), *dataset.withheld_label_map.values(), *(dataset.organs or [])]
+            named = [
+                *dataset.label_map.values(),
+                *dataset.withheld_label_map.values(),
+                *dataset.structures.values(),
+            ]
+            named += dataset.organs or []
             for organ in named:
                 if organ not in (*self.organs, IGNORE, BACKGROUND):
                     raise ValueError(
@@ -111,7 +127,9 @@ class Study(Section):
                     f"Write `teachers: {{{name}: {{dataset: {next(iter(self.datasets), 'liver')}}}}}`"
                 )
             if self.datasets[source].role != "train":
-                raise ValueError(f"teachers.{name} learns from {source}, whose role is external; write `role: train` there")
+                raise ValueError(
+                    f"teachers.{name} learns from {source}, whose role is external; write `role: train` there"
+                )
         self._check_sizes()
         for name in self.teachers:
             self.teacher_training(name)
@@ -122,7 +140,10 @@ class Study(Section):
 
     def _check_sizes(self) -> None:
         stride = self.network.coarsest_stride
-        for where, size in (("training.patch_size", self.training.patch_size), ("inference.window", self.window)):
+        for where, size in (
+            ("training.patch_size", self.training.patch_size),
+            ("inference.window", self.window),
+        ):
             if any(n % s for n, s in zip(size, stride, strict=True)):
                 better = [max(s, round(n / s) * s) for n, s in zip(size, stride, strict=True)]
                 raise ValueError(
@@ -175,12 +196,16 @@ class Study(Section):
 
     def method_distillation(self, method: str) -> Distillation:
         """Return the distillation section of a row, its own keys applied."""
-        return _override(self.distillation, self.methods[method].distillation, f"methods.{method}.distillation")
+        return _override(
+            self.distillation, self.methods[method].distillation, f"methods.{method}.distillation"
+        )
 
 
 def _check_name(what: str, value: str) -> str:
     if not NAME.fullmatch(value):
-        raise ValueError(f"{what} {value!r} may hold letters, digits, '_', '.', '-' and starts with a letter or digit")
+        raise ValueError(
+            f"{what} {value!r} may hold letters, digits, '_', '.', '-' and starts with a letter or digit"
+        )
     return value
 
 

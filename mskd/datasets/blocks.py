@@ -23,7 +23,7 @@ def block_of(case_id: str, n_blocks: int) -> str:
 
 
 def block_names(n_blocks: int) -> tuple[str, ...]:
-    """Return the names of all blocks: b00, b01, …
+    """Return the names of all blocks (b00, b01, …).
 
     Raises:
         ConfigError: There would be no block.

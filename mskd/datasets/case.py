@@ -49,15 +49,16 @@ class RawCase:
     native_split: Split | None = None
 
 
-def natural_key(name: str) -> tuple[object, ...]:
+def natural_key(name: str) -> tuple[tuple[str | tuple[int, str], ...], str]:
     """Return a sort key that puts `case_2` before `case_10`.
 
     Example:
         >>> sorted(["case_10", "case_2"], key=natural_key)
         ['case_2', 'case_10']
     """
-    parts = re.split(r"([0-9]+)", name)
-    return (*(int(part) if i % 2 else part for i, part in enumerate(parts)), name)
+    parts = re.split(r"0*([0-9]+)", name)
+    # Length before digits orders numbers of any size; a number and a text never meet at one position.
+    return tuple((len(part), part) if i % 2 else part for i, part in enumerate(parts)), name
 
 
 def check_case_name(name: str, file: object) -> tuple[str, ...]:

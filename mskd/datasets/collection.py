@@ -51,7 +51,15 @@ class CaseCollection:
 
     def fault(self, *, case: str, file: object, expected: str, found: str, fix: str) -> None:
         """Note a fault; `finish` raises it."""
-        self._problems.append(DataError(case=case, file=file, expected=expected, found=found, fix=fix))
+        self._problems.append(
+            DataError(
+                case=_printable(case),
+                file=_printable(str(file)),
+                expected=_printable(expected),
+                found=_printable(found),
+                fix=fix,
+            )
+        )
 
     def add(
         self, name: str, image: Path, labels: Sequence[LabelFile] = (), native_split: Split | None = None
@@ -117,6 +125,25 @@ class CaseCollection:
         for key in labels.keys() - images.keys():
             self.label_alone(rename(key), labels[key], expected_image(key))
 
+    def add_listed(
+        self, name: str, image: Path, label: Path, listed_in: Path, native_split: Split | None = None
+    ) -> None:
+        """Add a case whose files a list names; those that are missing are faults."""
+        if image.is_file() and label.is_file():
+            self.add(name, image, (LabelFile(label),), native_split)
+        elif image.is_file():
+            self.add_unlabelled(name, image, label, native_split)
+        elif label.is_file():
+            self.label_alone(name, label, image)
+        else:
+            self.fault(
+                case=name,
+                file=image,
+                expected=f"the image and the label that {listed_in} names",
+                found="neither file",
+                fix="restore them, or remove the entry",
+            )
+
     def label_alone(self, name: str, label: Path, expected_image: object) -> None:
         """Note a label that has no image."""
         self.fault(
@@ -163,6 +190,11 @@ def choice(options: Mapping[str, str], key: str, allowed: Collection[str], defau
     if value not in allowed:
         raise ConfigError(f"dataset option {key}: {value!r} is not one of {', '.join(allowed)}")
     return value
+
+
+def _printable(text: str) -> str:
+    """Return a text that cannot steer a terminal: file names may hold any character."""
+    return text if text.isprintable() else ascii(text)
 
 
 def required(options: Mapping[str, str], key: str, example: str) -> str:

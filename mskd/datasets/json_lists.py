@@ -2,43 +2,40 @@
 
 from __future__ import annotations
 
-from pathlib import Path, PurePosixPath
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
-from mskd.datasets.collection import WHOLE_DATASET
+from mskd.datasets.collection import WHOLE_DATASET, CaseCollection
 from mskd.datasets.folders import below, images_by_stem, stem
 from mskd.errors import DataError
 
 CASES_FROM = (
     "json: the cases of dataset.json's list and no others; folder: all cases of the folders; "
-    "unset: the list where there is one, and a file that it does not name is an error"
+    "auto (default): the list where there is one, and an image that it does not name is an error"
 )
 """Description of the option `cases_from` of the layouts that have such lists."""
 
 
-def listed_pairs(
-    root: Path, content: dict[str, Any], key: str
-) -> tuple[dict[str, Path], dict[str, Path]] | None:
-    """Return images and labels by case name as a list of `{"image": …, "label": …}` names them.
+def listed_pairs(base: Path, content: dict[str, Any], key: str) -> dict[str, tuple[Path, Path]] | None:
+    """Return image and label by case name as a list of `{"image": …, "label": …}` names them.
 
     Args:
-        root: Folder of the dataset, which holds `dataset.json`.
+        base: The folder that holds `dataset.json`.
         content: The content of `dataset.json`.
         key: Name of the list, such as `training`.
 
     Returns:
-        Images and labels that exist, or None where the file has no such list.
+        Paths that may or may not exist; None where the file has no such list.
 
     Raises:
         DataError: The list is not of this form, or names a case twice.
     """
-    file = root / "dataset.json"
+    file = base / "dataset.json"
     items = content.get(key)
     if not items:
         return None
-    if not isinstance(items, list) or not all(
-        isinstance(i, dict) and i.keys() >= {"image", "label"} for i in items
-    ):
+    if not isinstance(items, list) or not all(_is_pair(item) for item in items):
         raise DataError(
             case=WHOLE_DATASET,
             file=file,
@@ -46,12 +43,11 @@ def listed_pairs(
             found=repr(items)[:80],
             fix="restore the file from the download, or set the option 'cases_from' to 'folder'",
         )
-    images: dict[str, Path] = {}
-    labels: dict[str, Path] = {}
+    pairs: dict[str, tuple[Path, Path]] = {}
     for item in items:
-        image, label = below(root, item["image"], file), below(root, item["label"], file)
+        image, label = below(base, item["image"], file), below(base, item["label"], file)
         name = stem(image.name) or image.name
-        if name in images or name in labels:
+        if name in pairs:
             raise DataError(
                 case=name,
                 file=file,
@@ -59,28 +55,23 @@ def listed_pairs(
                 found="the case twice",
                 fix="remove one of the two entries",
             )
-        # A file that is missing stays out of its mapping, so that the pairing reports it; both missing
-        # must not pass as if the list had never named the case.
-        labels.update({name: label} if label.is_file() else {})
-        images.update({name: image} if image.is_file() else {})
-        if name not in images and name not in labels:
-            raise DataError(
+        pairs[name] = (image, label)
+    return pairs
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, dict) and item.keys() >= {"image", "label"}
+
+
+def report_unlisted(cases: CaseCollection, folder: Path, listed: Collection[str], list_file: Path) -> None:
+    """Note the images of a folder that a list does not name."""
+    for name, file in images_by_stem(folder).items() if folder.is_dir() else ():
+        if name not in listed:
+            cases.fault(
                 case=name,
-                file=image,
-                expected=f"the image and the label that {file} names",
-                found="neither file",
-                fix="restore them from the download, or set the option 'cases_from' to 'folder'",
+                file=file,
+                expected=f"an entry in {list_file}",
+                found="none",
+                fix="add the entry, or set the option 'cases_from' to 'folder' (take all files) "
+                "or 'json' (take the listed ones only)",
             )
-    return images, labels
-
-
-def unlisted(folder: Path, listed: dict[str, Path]) -> dict[str, Path]:
-    """Return the image files of a folder that a list does not name."""
-    if not folder.is_dir():
-        return {}
-    return {name: file for name, file in images_by_stem(folder).items() if name not in listed}
-
-
-def relative(root: Path, file: Path) -> PurePosixPath:
-    """Return a path as `dataset.json` would write it."""
-    return PurePosixPath(file.relative_to(root).as_posix())

@@ -13,7 +13,8 @@ from typing import Protocol, cast
 
 from mskd.datasets import adapters
 from mskd.datasets.case import RawCase
-from mskd.errors import ConfigError
+from mskd.datasets.collection import WHOLE_DATASET
+from mskd.errors import ConfigError, DataError
 
 
 class Adapter(Protocol):
@@ -42,7 +43,7 @@ class AdapterFacts:
         title: The dataset or layout in a few words.
         layout: The files that it expects, one per line.
         licence: Licence of the public dataset, empty for a layout that any data may have.
-        non_commercial: Whether that licence excludes commercial use.
+        non_commercial: Whether that licence excludes commercial use, or does not clearly allow it.
         options: Description of each option by name.
     """
 
@@ -89,7 +90,16 @@ def find_cases(adapter: str, root: Path, options: Mapping[str, str] | None = Non
     if unknown:
         allowed = "\n".join(f"  {name}: {text}" for name, text in module.OPTIONS.items()) or "  (none)"
         raise ConfigError(f"adapter {adapter} has no option {', '.join(unknown)}; allowed are\n{allowed}")
-    return cast(Adapter, module.find_cases)(root, options)
+    try:
+        return cast(Adapter, module.find_cases)(root, options)
+    except OSError as error:
+        raise DataError(
+            case=WHOLE_DATASET,
+            file=error.filename or root,
+            expected="a file or folder that can be read",
+            found=(error.strerror or type(error).__name__).lower(),
+            fix="mend the permissions, or the disk",
+        ) from error
 
 
 def _load(adapter: str) -> ModuleType:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from mskd.errors import DataError
 def read_table(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
     """Return the rows of a table by column name; cells are stripped, empty lines skipped.
 
-    The separator is a tab in `.tsv` files; otherwise that of tab, semicolon and comma which the header has most.
+    The separator is a tab in `.tsv` files; otherwise the header's most frequent of tab, semicolon and comma.
 
     Args:
         file: A CSV or TSV file in UTF-8, with a header.
@@ -27,10 +28,8 @@ def read_table(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
         text = file.read_text(encoding="utf-8-sig")
         first = next((line for line in text.splitlines() if line.strip()), "")
         separator = "\t" if file.suffix.lower() == ".tsv" else max("\t;,", key=first.count)
-        lines = [
-            (number, [cell.strip() for cell in cells])
-            for number, cells in enumerate(csv.reader(text.splitlines(), delimiter=separator, strict=True), 1)
-        ]
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+        lines = [(number, [cell.strip() for cell in cells]) for number, cells in enumerate(reader, 1)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise _fault(file, "a CSV or TSV table in UTF-8", str(error)) from error
     lines = [(number, cells) for number, cells in lines if any(cells)]
@@ -42,7 +41,7 @@ def read_table(file: Path, required: Sequence[str]) -> list[dict[str, str]]:
         raise _fault(file, "each column name once", f"columns {', '.join(header)}")
     for number, cells in lines[1:]:
         if len(cells) != len(header):
-            raise _fault(file, f"{len(header)} cells in line {number}", f"{len(cells)} cells")
+            raise _fault(file, f"{len(header)} cells in row {number}", f"{len(cells)} cells")
     return [dict(zip(header, cells, strict=True)) for _, cells in lines[1:]]
 
 
@@ -57,7 +56,11 @@ def split_value(text: str, *, case: str, file: Path) -> Split | None:
             return split
     if text:
         raise DataError(
-            case=case, file=file, expected="split train, val or test", found=text, fix="correct the cell"
+            case=case,
+            file=file,
+            expected="split train, val or test",
+            found=repr(text),
+            fix="correct the cell",
         )
     return None
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
 from mskd.errors import DataError
-from mskd.evaluation.metrics import OrganScore
+
+if TYPE_CHECKING:
+    from mskd.evaluation.metrics import OrganScore
 
 TEXT_COLUMNS = ("study", "method", "dataset", "role", "case", "organ", "status")
 INTEGER_COLUMNS = ("fold", "seed")
@@ -22,6 +25,8 @@ COLUMNS = (
 ROW_KEY = ("study", "method", "fold", "seed", "dataset", "role", "case", "organ")
 ROLES = ("test", "external", "resubstitution")
 STATUSES = ("scored", "missed", "spurious", "absent")
+# The organ name that the tables give to the mean over organs.
+MEAN_ORGAN = "mean"
 # Which numbers a row of each status carries; the others are empty.
 _FILLED = {"scored": ("dice", "hd95_mm", "nsd"), "missed": ("dice", "nsd"), "spurious": (), "absent": ()}
 
@@ -49,7 +54,8 @@ def score_frame(
         dataset: that the case belongs to.
         role: test, external or resubstitution.
         case: id of the case.
-        scan_diagonal_mm: length of the scan's diagonal, the HD95 that a missed organ is given in the penalised mean.
+        scan_diagonal_mm: length of the scan's diagonal, the HD95 that a missed organ is given in the
+            penalised mean.
     """
     rows = [
         {
@@ -142,7 +148,7 @@ def read_metrics(path: Path) -> pd.DataFrame:
 
 
 def read_all_metrics(paths: Iterable[Path]) -> pd.DataFrame:
-    """Read several `metrics.csv` files and join them in the order given; rows must be unique across the files."""
+    """Read several `metrics.csv` files and join them in the order given; a row may occur once in all."""
     files = list(paths)
     frame = concatenate([read_metrics(path) for path in files])
     _check_unique(frame, ", ".join(str(path) for path in files[:3]) + (" …" if len(files) > 3 else ""))
@@ -164,6 +170,9 @@ def validate_metrics(frame: pd.DataFrame, source: object) -> None:
         wrong = frame[~frame[column].isin(allowed)]
         if len(wrong):
             _refuse(wrong, source, f"{column} one of {', '.join(allowed)}", repr(wrong.iloc[0][column]))
+    reserved = frame[frame["organ"] == MEAN_ORGAN]
+    if len(reserved):
+        _refuse(reserved, source, "organ names other than the one of the mean row", repr(MEAN_ORGAN))
     for column in ("dice", "nsd"):
         wrong = frame[(frame[column] < 0) | (frame[column] > 1)]
         if len(wrong):

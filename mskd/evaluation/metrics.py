@@ -66,7 +66,7 @@ def score_case(
         reference: integer labels, (X, Y, Z), on the same grid.
         spacing_mm: size of a voxel along X, Y, Z.
         organs: value of each organ in both arrays.
-        labelled: the organs that the reference labels; only those are scored.
+        labelled: the organs that the reference labels; only they are scored.
         nsd_tolerance_mm: one tolerance, or one for each labelled organ.
         hd95_definition: `max_directed` (MONAI) or `pooled` (MedPy).
         ignore_value: where the reference has it, neither side counts; None: no such value.
@@ -87,8 +87,7 @@ def score_case(
         prediction, reference, spacing = prediction.T, reference.T, spacing[::-1]
     scored = [organ for organ in organs if organ in labelled]
     top = max([organs[organ] for organ in scored], default=1)
-    prediction_boxes = _boxes(prediction, top)
-    reference_boxes = _boxes(reference, top)
+    prediction_boxes, reference_boxes = _boxes(prediction, top), _boxes(reference, top)
     has_ignored = ignore_value is not None and bool((reference == ignore_value).any())
     scores = []
     for organ in scored:
@@ -100,9 +99,7 @@ def score_case(
         predicted, present = prediction[box] == value, reference[box] == value
         if has_ignored:
             predicted &= reference[box] != ignore_value
-        tolerance_mm = (
-            nsd_tolerance_mm if isinstance(nsd_tolerance_mm, int | float) else nsd_tolerance_mm[organ]
-        )
+        tolerance_mm = _tolerance_mm(nsd_tolerance_mm, organ)
         scores.append(_score(organ, predicted, present, spacing, tolerance_mm, hd95_definition, workers))
     return scores
 
@@ -125,7 +122,11 @@ def _score(
     dice = 2.0 * int(np.count_nonzero(prediction & reference)) / (n_prediction + n_reference)
     distances = surface_distances(prediction, reference, spacing_mm, workers=workers)
     hd95_mm = distances.hd95_mm(hd95_definition)
-    return OrganScore(organ, dice, hd95_mm, distances.nsd(float(tolerance_mm)), "scored")
+    return OrganScore(organ, dice, hd95_mm, distances.nsd(tolerance_mm), "scored")
+
+
+def _tolerance_mm(nsd_tolerance_mm: Mapping[str, float] | float, organ: str) -> float:
+    return float(nsd_tolerance_mm if isinstance(nsd_tolerance_mm, int | float) else nsd_tolerance_mm[organ])
 
 
 def _boxes(labels: LabelArray, top: int) -> list[Box | None]:

@@ -1,14 +1,15 @@
 """The comparison: one row per method, dataset and organ, and one `mean` row per method and dataset.
 
-How runs and cases are counted. Seeds and folds are averaged per case first, so a case counts once however many
-runs scored it: n = cases whose reference has the organ. n_missed = cases that at least one run missed;
+How runs and cases are counted. Seeds and folds are averaged per case first, so a case counts once however
+many runs scored it: n = cases whose reference has the organ. n_missed = cases that at least one run missed;
 n_spurious = cases without the organ in which at least one run found it. Means and standard deviations
-(n − 1) are over cases. HD95 is averaged over the runs that found the organ; the penalised mean gives a run that
-missed it the diagonal of the scan instead.
+(n − 1) are over cases. HD95 is averaged over the runs that found the organ; the penalised mean gives a run
+that missed it the diagonal of the scan instead.
 
-The `mean` row: the mean over organs of the organs' means, so that a rare organ counts as much as a common one.
-Its standard deviation is that of the case means (each the mean over the organs of the case), its n the cases
-with at least one organ present; n_missed and n_spurious are sums over organs, organs with n = 0 included.
+The `mean` row: the mean over organs of the organs' means, so that a rare organ counts as much as a common
+one. Its standard deviation is that of the case means (each the mean over the organs of the case), its n the
+cases with at least one organ present; n_missed and n_spurious are sums over organs, organs with n = 0
+included.
 
 Datasets are never pooled, nor are the roles of a dataset.
 """
@@ -19,6 +20,8 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from mskd.evaluation.frames import MEAN_ORGAN
+
 KEY_COLUMNS = ("method", "dataset", "organ")
 COUNT_COLUMNS = ("n", "n_missed", "n_spurious")
 VALUE_COLUMNS = (
@@ -26,7 +29,6 @@ VALUE_COLUMNS = (
     *("nsd_mean", "nsd_std"),
 )
 TABLE_COLUMNS = (*KEY_COLUMNS, *COUNT_COLUMNS, *VALUE_COLUMNS, "role")
-MEAN_ROW = "mean"
 # The order in which a reader expects the methods: separate nets, baselines, upper bound, ours.
 METHOD_ORDER = (
     *("individual", "naive_union", "partial", "marginal_exclusion", "multi_head", "dodnet"),
@@ -43,9 +45,9 @@ def case_scores(metrics: pd.DataFrame) -> pd.DataFrame:
         metrics: rows as in `metrics.csv`.
 
     Returns:
-        One row per method, dataset, role, organ and case: `present` (bool), `missed` and `spurious` (bool, in at
-        least one run), and the means over runs `dice`, `hd95_mm` (runs that found the organ; NaN without one),
-        `hd95_penalised_mm`, `nsd` (NaN where the organ is not present).
+        One row per method, dataset, role, organ and case: `present` (bool), `missed` and `spurious` (bool,
+        in at least one run), and the means over runs `dice`, `hd95_mm` (runs that found the organ; NaN
+        without one), `hd95_penalised_mm`, `nsd` (NaN where the organ is not present).
     """
     rows = metrics.assign(
         present=metrics["status"].isin(["scored", "missed"]),
@@ -82,8 +84,8 @@ def comparison_table(
         organs: order of the organs; default: by name.
 
     Returns:
-        Rows ordered by dataset, role, method, organ, `mean` last, with `TABLE_COLUMNS`. Counts are integers; a value
-        that does not exist (HD95 of an organ that no run found, a deviation of one case) is NaN.
+        Rows ordered by dataset, role, method, organ, `mean` last, with `TABLE_COLUMNS`. Counts are integers;
+        a value that does not exist (HD95 of an organ that no run found, a deviation of one case) is NaN.
     """
     cases = case_scores(metrics)
     rows: list[dict[str, object]] = []
@@ -96,7 +98,7 @@ def comparison_table(
         ]
         rows += organ_rows
         if organ_rows:
-            rows.append({**where, "organ": MEAN_ROW, **_mean_summary(group, pd.DataFrame(organ_rows))})
+            rows.append({**where, "organ": MEAN_ORGAN, **_mean_summary(group, pd.DataFrame(organ_rows))})
     table = pd.DataFrame(rows, columns=list(TABLE_COLUMNS))
     table = table.astype(dict.fromkeys(COUNT_COLUMNS, "int64") | dict.fromkeys(VALUE_COLUMNS, "float64"))
     return _ordered(table, methods, datasets, organs)
@@ -160,7 +162,7 @@ def _ordered(
             "dataset": _rank(table["dataset"], datasets or ()),
             "role": _rank(table["role"], ()),
             "method": _rank(table["method"], methods or METHOD_ORDER),
-            "is_mean": table["organ"] == MEAN_ROW,
+            "is_mean": table["organ"] == MEAN_ORGAN,
             "organ": _rank(table["organ"], organs or ()),
         }
     )

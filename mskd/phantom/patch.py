@@ -22,7 +22,7 @@ class Patch:
         x, y, z: (X, Y, Z) float32 patient coordinates in mm (right, anterior, superior), already deformed.
         rough, fine: Smooth noise of unit variance, bumps of about 25 mm and 8 mm.
         wall: Distance in mm to the wall of the body cavity, negative inside the cavity.
-        dome: Height in mm above the diaphragm, negative below it.
+        dome: Distance in mm above the diaphragm, negative below it.
         hu: Canvas of Hounsfield units.
         labels: Canvas of label values.
         edge_mm: Width over which a border blends, the partial volume of a voxel.
@@ -82,6 +82,7 @@ class Structure:
         target_ml: Volume to reach by growing or shrinking, after later structures have taken their part.
         grow_mm: How far the border was moved to reach it.
         keep: Label values that this structure does not cover (their Hounsfield units neither).
+        limit: Signed distance of what bounds the structure however much it grows, such as the diaphragm.
     """
 
     name: str
@@ -93,11 +94,14 @@ class Structure:
     target_ml: float | None = None
     grow_mm: float = 0.0
     keep: tuple[int, ...] = ()
+    limit: Field | None = None
 
     def distance(self, patch: Patch) -> FloatArray:
-        """Return the signed distance on a patch, growth included."""
+        """Return the signed distance on a patch, growth and limit included."""
         distance = self.field(patch)
-        return distance - np.float32(self.grow_mm) if self.grow_mm else distance
+        if self.grow_mm:
+            distance = distance - np.float32(self.grow_mm)
+        return distance if self.limit is None else np.maximum(distance, self.limit(patch))
 
     def box(self, patch: Patch) -> tuple[slice, slice, slice] | None:
         """Return where on the patch the structure can be, with a margin for growth and borders."""

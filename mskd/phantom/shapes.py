@@ -34,14 +34,16 @@ def ellipsoid(
         turn: (3, 3) rotation from the shape's axes to the patient's.
         boxy: 0 for an ellipsoid, 1 for a box with round corners.
     """
-    dx, dy, dz = patch.x - np.float32(centre[0]), patch.y - np.float32(centre[1]), patch.z - np.float32(centre[2])
+    dx, dy, dz = (
+        patch.x - np.float32(centre[0]),
+        patch.y - np.float32(centre[1]),
+        patch.z - np.float32(centre[2]),
+    )
     if turn is None:
         axes = [dx / np.float32(radii[0]), dy / np.float32(radii[1]), dz / np.float32(radii[2])]
     else:
         rows = turn.T / np.asarray(radii)[:, None]
-        axes = [
-            np.float32(row[0]) * dx + np.float32(row[1]) * dy + np.float32(row[2]) * dz for row in rows
-        ]
+        axes = [np.float32(row[0]) * dx + np.float32(row[1]) * dy + np.float32(row[2]) * dz for row in rows]
     squares = [axis * axis for axis in axes]
     q = np.sqrt(squares[0] + squares[1] + squares[2])
     if boxy:

@@ -83,10 +83,12 @@ def test_nested_boxes_by_hand() -> None:
     score = score_liver(inner, outer, (1.0, 1.0, 3.0), tolerance_mm=1.0)
     assert score.dice == pytest.approx(2 * 27 / (27 + 125))
     # Inner to outer: 3 × 8 outline voxels at 1 mm, the two at the middle of the caps 2 mm. Outer to inner:
-    # 12 of the 16 outline columns have their 3 middle voxels at 1 mm (the 4 corners: √2), the caps 3 and more.
+    # 12 of the 16 outline columns have their 3 middle voxels at 1 mm (the 4 corners: √2), the caps 3 and
+    # more.
     within = 24 + 12 * 3
     assert score.nsd == pytest.approx(within / (26 + 98))
-    # The outer 98: 2 × 9 cap voxels at 3 mm, 2 × 12 at √10, 2 × 4 at √11: the 95th percentile is in the last 8.
+    # The outer 98: 2 × 9 cap voxels at 3 mm, 2 × 12 at √10, 2 × 4 at √11: the 95th percentile is in the last
+    # 8.
     assert score.hd95_mm == pytest.approx(np.sqrt(11.0))
 
 

@@ -1,8 +1,8 @@
 """AbdomenAtlas 1.0 Mini: 5,195 CTs, 9 structures, one binary file each; CC BY-NC-SA 4.0, registration.
 
 It reuses LiTS, KiTS, MSD and NIH volumes: do not test on it what was trained there. `combined_labels.nii.gz`
-beside the CT is not read. Files are listed in alphabetical order, or in that of the option `structures`; where
-masks overlap, a later one wins.
+beside the CT is not read. Files are listed in alphabetical order, or in that of the option `structures`;
+where masks overlap, a later one wins.
 """
 
 from __future__ import annotations

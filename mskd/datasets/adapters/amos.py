@@ -13,8 +13,8 @@ from pathlib import Path
 
 from mskd.datasets.case import RawCase, Split
 from mskd.datasets.collection import UNLABELLED, CaseCollection, choice
-from mskd.datasets.folders import images_by_stem, locate, read_json
-from mskd.datasets.json_lists import CASES_FROM, listed_pairs, unlisted
+from mskd.datasets.folders import images_by_stem, locate, read_json, unique
+from mskd.datasets.json_lists import CASES_FROM, listed_pairs, report_unlisted
 
 TITLE = "AMOS22 (CT part)"
 LAYOUT = """\
@@ -39,55 +39,48 @@ def find_cases(root: Path, options: Mapping[str, str]) -> list[RawCase]:
     has_json = (base / "dataset.json").is_file() or source == "json"
     content = read_json(base / "dataset.json") if has_json and source != "folder" else {}
     for part, key, split in _PARTS:
-        _add_part(cases, base, part, split, listed_pairs(base, content, key), strict=source == "auto")
+        image_folder, listed = base / f"images{part}", listed_pairs(base, content, key)
+        if listed is None:
+            _add_folders(cases, image_folder, base / f"labels{part}", split)
+            continue
+        for name, (image, label) in listed.items():
+            ct = _ct_name(cases, name, image)
+            if ct:
+                cases.add_listed(ct, image, label, base / "dataset.json", split)
+        if source == "auto":
+            report_unlisted(cases, image_folder, listed, base / "dataset.json")
     return cases.finish("at least one CT (amos_0001 to amos_0500) with its label")
 
 
-def _add_part(
-    cases: CaseCollection,
-    base: Path,
-    part: str,
-    split: Split,
-    listed: tuple[dict[str, Path], dict[str, Path]] | None,
-    *,
-    strict: bool,
-) -> None:
-    """Add the CTs of one pair of folders."""
-    image_folder, label_folder = base / f"images{part}", base / f"labels{part}"
-    if listed is None and not (image_folder.is_dir() or label_folder.is_dir()):
+def _add_folders(cases: CaseCollection, image_folder: Path, label_folder: Path, split: Split) -> None:
+    """Add the CTs of one pair of folders, if they exist."""
+    if not (image_folder.is_dir() or label_folder.is_dir()):
         return
-    images, labels = listed or (images_by_stem(image_folder), images_by_stem(label_folder))
     cases.add_pairs(
-        _ct_only(cases, images),
-        _ct_only(cases, labels),
+        _cts(cases, images_by_stem(image_folder)),
+        _cts(cases, images_by_stem(label_folder)),
         expected_label=lambda name: label_folder / f"{name}.nii.gz",
         expected_image=lambda name: image_folder / f"{name}.nii.gz",
         native_split=split,
     )
-    for name, file in _ct_only(cases, unlisted(image_folder, listed[0]) if listed and strict else {}).items():
+
+
+def _cts(cases: CaseCollection, files: Mapping[str, Path]) -> dict[str, Path]:
+    """Return the files of CTs by case name."""
+    named = ((_ct_name(cases, name, file), file) for name, file in files.items())
+    return unique((name, file) for name, file in named if name)
+
+
+def _ct_name(cases: CaseCollection, name: str, file: Path) -> str | None:
+    """Return the name of a CT, without nnU-Net's channel suffix; None for an MRI and for an unknown kind."""
+    match = re.fullmatch(r"(.*?([0-9]{1,6}))(_0000)?", name)
+    if match is None:
         cases.fault(
             case=name,
             file=file,
-            expected=f"an entry in {base / 'dataset.json'}",
-            found="none",
-            fix="add the entry, or set the option 'cases_from' to 'folder' (take all files) "
-            "or 'json' (take the listed ones only)",
+            expected="a name with the number of the case, such as amos_0001",
+            found="no number, so CT and MRI cannot be told apart",
+            fix="restore the original name, or use adapter 'msd' if all images are CT",
         )
-
-
-def _ct_only(cases: CaseCollection, files: Mapping[str, Path]) -> dict[str, Path]:
-    """Return the files of CTs by case name; nnU-Net's channel suffix is dropped."""
-    kept: dict[str, Path] = {}
-    for name, file in files.items():
-        match = re.fullmatch(r"(.*?([0-9]{1,6}))(_0000)?", name)
-        if match is None:
-            cases.fault(
-                case=name,
-                file=file,
-                expected="a name with the number of the case, such as amos_0001",
-                found="no number, so CT and MRI cannot be told apart",
-                fix="restore the original name, or use adapter 'msd' if all images are CT",
-            )
-        elif int(match[2]) <= LAST_CT:
-            kept[match[1]] = file
-    return kept
+        return None
+    return match[1] if int(match[2]) <= LAST_CT else None

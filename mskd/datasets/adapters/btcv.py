@@ -1,8 +1,8 @@
 """BTCV, "Beyond the Cranial Vault" abdomen: 30 labelled CTs, 13 organs; licence upon registration (Synapse).
 
 The download unpacks to `RawData/Training/img` and `label`; the path may point to any of the folders above
-`img`. `RawData/Testing` has no published labels and is not listed. `imagesTr` with `labelsTr`, as many tutorials
-arrange it, is read too.
+`img`. `RawData/Testing` has no published labels and is not listed. `imagesTr` with `labelsTr`, as many
+tutorials arrange it, is read too.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ TITLE = "BTCV abdomen"
 LAYOUT = """\
 RawData/Training/img/img0001.nii.gz
 RawData/Training/label/label0001.nii.gz"""
-LICENCE = "by registration at Synapse (syn3193805)"
-NON_COMMERCIAL = False
+LICENCE = "by registration; see the terms at Synapse"
+NON_COMMERCIAL = True
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _LAYOUTS = [

@@ -17,7 +17,7 @@ LAYOUT = """\
 images/FLARE22_Tr_0001_0000.nii.gz
 labels/FLARE22_Tr_0001.nii.gz"""
 LICENCE = "see the challenge's terms"
-NON_COMMERCIAL = False
+NON_COMMERCIAL = True
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _CHANNEL = "_0000"

@@ -1,8 +1,8 @@
-"""LiTS: 131 labelled CTs, liver and tumour; licence upon registration (CC BY-NC-ND 4.0 on the challenge's site).
+"""LiTS: 131 labelled CTs, liver and tumour; licence upon registration.
 
 Pairs `volume-N.nii` and `segmentation-N.nii`, compressed or not, in the root or up to two folders below it
-("Training Batch 1", or images and labels apart, as mirrors unpack it). `test-volume-N.nii` has no label and is
-not listed.
+("Training Batch 1", or images and labels apart, as mirrors unpack it). `test-volume-N.nii` has no label and
+is not listed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ TITLE = "LiTS, Liver Tumor Segmentation"
 LAYOUT = """\
 volume-0.nii            (or Training Batch 1/volume-0.nii)
 segmentation-0.nii"""
-LICENCE = "by registration, non-commercial (CC BY-NC-ND 4.0)"
+LICENCE = "by registration; see the challenge's terms"
 NON_COMMERCIAL = True
 OPTIONS = {"unlabelled": UNLABELLED}
 

@@ -1,8 +1,8 @@
 """Medical Segmentation Decathlon, and any data laid out like it.
 
-Tasks used with CT organs: Task03 Liver (the LiTS training set), Task07 Pancreas, Task09 Spleen; all CC BY-SA 4.0.
-`imagesTs` has no published labels and is not listed. Cases come from the list `training` of `dataset.json`;
-without the file, or without the list, from the folders.
+Tasks used with CT organs: Task03 Liver (the LiTS training set), Task07 Pancreas, Task09 Spleen; all
+CC BY-SA 4.0. `imagesTs` has no published labels and is not listed. Cases come from the list `training` of
+`dataset.json`; without the file, or without the list, from the folders.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from mskd.datasets.case import RawCase
 from mskd.datasets.collection import UNLABELLED, CaseCollection, choice
 from mskd.datasets.folders import images_by_stem, locate, read_json
-from mskd.datasets.json_lists import CASES_FROM, listed_pairs, unlisted
+from mskd.datasets.json_lists import CASES_FROM, listed_pairs, report_unlisted
 
 TITLE = "Medical Segmentation Decathlon layout"
 LAYOUT = """\
@@ -33,22 +33,17 @@ def find_cases(root: Path, options: Mapping[str, str]) -> list[RawCase]:
     base = image_folder.parent
     has_json = (base / "dataset.json").is_file() or source == "json"
     content = read_json(base / "dataset.json") if has_json and source != "folder" else {}
-    pairs = listed_pairs(base, content, "training")
-    images, labels = pairs or (images_by_stem(image_folder), images_by_stem(label_folder))
-    cases.add_pairs(
-        images,
-        labels,
-        expected_label=lambda name: label_folder / f"{name}.nii.gz",
-        expected_image=lambda name: image_folder / f"{name}.nii.gz",
-    )
-    if pairs and source == "auto":
-        for name, file in unlisted(image_folder, images).items():
-            cases.fault(
-                case=name,
-                file=file,
-                expected=f"an entry in the list 'training' of {base / 'dataset.json'}",
-                found="none",
-                fix="add the entry, or set the option 'cases_from' to 'folder' (take all files) "
-                "or 'json' (take the listed ones only)",
-            )
+    listed = listed_pairs(base, content, "training")
+    if listed is None:
+        cases.add_pairs(
+            images_by_stem(image_folder),
+            images_by_stem(label_folder),
+            expected_label=lambda name: label_folder / f"{name}.nii.gz",
+            expected_image=lambda name: image_folder / f"{name}.nii.gz",
+        )
+        return cases.finish()
+    for name, (image, label) in listed.items():
+        cases.add_listed(name, image, label, base / "dataset.json")
+    if source == "auto":
+        report_unlisted(cases, image_folder, listed, base / "dataset.json")
     return cases.finish()

@@ -92,20 +92,7 @@ def _add_listed(cases: CaseCollection, base: Path, entries: dict[str, Any], chan
             raise _bad_json(base, '"dataset": {"case": {"images": ["…"], "label": "…"}}', repr(entry)[:80])
         files = {number: below(base, image, file) for number, image in enumerate(entry["images"])}
         image, label = _one_channel(name, files, channel), below(base, entry["label"], file)
-        cases.add_pairs(
-            {name: image} if image.is_file() else {},
-            {name: label} if label.is_file() else {},
-            expected_label=lambda _, label=label: label,
-            expected_image=lambda _, image=image: image,
-        )
-        if not image.is_file() and not label.is_file():
-            cases.fault(
-                case=name,
-                file=image,
-                expected=f"the image and the label that {file} names",
-                found="neither file",
-                fix="restore them, or remove the entry",
-            )
+        cases.add_listed(name, image, label, file)
 
 
 def _one_channel(name: str, files: dict[int, Path], channel: int | None) -> Path:

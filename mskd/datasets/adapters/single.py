@@ -33,7 +33,7 @@ def find_cases(root: Path, options: Mapping[str, str]) -> list[RawCase]:
     label = root / options["label"] if options.get("label") else None
     name = options.get("name") or stem(image.name) or image.name
     missing = [
-        path for path in (image, label) if path and not (path.is_file() or path == image and path.is_dir())
+        path for path in (image, label) if path and not (path.is_file() or (path == image and path.is_dir()))
     ]
     for path in missing:
         cases.fault(

@@ -1,9 +1,9 @@
 """Any files, named by a CSV or TSV table; nothing needs to be moved or renamed.
 
-The dataset's path is the table. Columns: `case`, `image` (a file, or a folder with a DICOM series), `label` (a
-label map; empty: not labelled) and optionally `split` (train, val, test or empty). A column `label:liver` names a
-binary file of the structure liver; there may be several, beside or instead of `label`. Other columns are ignored.
-Paths are relative to the table. The licence is that of the data.
+The dataset's path is the table. Columns: `case`, `image` (a file, or a folder with a DICOM series), `label`
+(a label map; empty: not labelled) and optionally `split` (train, val, test or empty). A column `label:liver`
+names a binary file of the structure liver; there may be several, beside or instead of `label`. Other columns
+are ignored. Paths are relative to the table. The licence is that of the data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mskd.datasets.case import LabelFile, RawCase
-from mskd.datasets.collection import CaseCollection
+from mskd.datasets.collection import WHOLE_DATASET, CaseCollection
 from mskd.datasets.tables import read_table, split_value
 from mskd.errors import DataError
 
@@ -35,7 +35,7 @@ def find_cases(root: Path, options: Mapping[str, str]) -> list[RawCase]:
     columns = [name for name in (rows[0] if rows else ()) if name == "label" or name.startswith(_BINARY)]
     if rows and not columns:
         raise DataError(
-            case="(all)",
+            case=WHOLE_DATASET,
             file=root,
             expected="a column 'label', or 'label:<structure>' for binary files",
             found=f"columns {', '.join(rows[0])}",

@@ -1,8 +1,8 @@
 """TotalSegmentator v2: 1,228 CTs, 117 structures, one binary file each; CC BY 4.0, no registration.
 
-`meta.csv` (separator `;`) gives the official split. Masks may overlap; files are listed in alphabetical order, or
-in that of the option `structures`, and a later one wins. A part of the download is accepted, since its table
-names all cases.
+`meta.csv` (separator `;`) gives the official split. Masks may overlap; files are listed in alphabetical
+order, or in that of the option `structures`, and a later one wins. A part of the download is accepted,
+although the table names all cases.
 """
 
 from __future__ import annotations

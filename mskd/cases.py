@@ -1,0 +1,139 @@
+"""The cases of a study: what lies on disk, in which block, in which split."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from mskd.config.data import Dataset
+from mskd.config.study import Study
+from mskd.datasets.blocks import block_of
+from mskd.datasets.case import LabelFile, RawCase, Split
+from mskd.datasets.listing import find_cases
+from mskd.datasets.splits import SplitRule, assign_splits
+from mskd.errors import ConfigError
+from mskd.layout import Layout
+from mskd.phantom.layouts import phantom_case_files
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan of a study.
+
+    Attributes:
+        dataset: Name of its dataset.
+        name: Name inside the dataset.
+        block: Bucket of cases that one job works on.
+        image: Scan on disk.
+        labels: Label files; empty where there are none.
+        withheld: Full label map that only full_labels and evaluation may read, or None.
+        split: train, val or test in this fold.
+    """
+
+    dataset: str
+    name: str
+    block: str
+    image: Path
+    labels: tuple[LabelFile, ...]
+    withheld: Path | None
+    split: Split
+
+    @property
+    def id(self) -> str:
+        """`<dataset>/<case>`."""
+        return f"{self.dataset}/{self.name}"
+
+
+def data_root(study: Study, name: str) -> Path:
+    """Return the folder of a dataset: where it is read in place, or where its phantoms are made."""
+    path = study.datasets[name].path
+    return path if path is not None else Layout(study.root).phantoms(name)
+
+
+def list_cases(study: Study, name: str, fold: int = 0) -> list[Case]:
+    """Return a dataset's cases in natural order; no image is opened.
+
+    Args:
+        study: The study.
+        name: Dataset.
+        fold: Fold of cross-validation; 0 where there is none.
+
+    Raises:
+        ConfigError: If the split cannot be made.
+        DataError: If the files are not as the adapter's layout says.
+    """
+    dataset, root = study.datasets[name], data_root(study, name)
+    if dataset.phantom is not None:
+        files = phantom_case_files(root, dataset.phantom)
+        raw = [RawCase(f.name, f.image, (LabelFile(f.label),), f.split) for f in files]
+    else:
+        raw = find_cases(dataset.adapter, root, dataset.options)
+    splits = assign_splits(name, raw, _rule(study, name, dataset, fold))
+    return [
+        Case(
+            dataset=name,
+            name=case.name,
+            block=block_of(f"{name}/{case.name}", dataset.blocks),
+            image=case.image,
+            labels=case.labels,
+            withheld=root / "withheld" / f"{case.name}.nii.gz" if dataset.withheld else None,
+            split=splits[case.name],
+        )
+        for case in raw
+    ]
+
+
+def by_block(cases: list[Case]) -> dict[str, list[Case]]:
+    """Return cases by block, blocks in order, empty blocks left out."""
+    blocks: dict[str, list[Case]] = {}
+    for case in cases:
+        blocks.setdefault(case.block, []).append(case)
+    return dict(sorted(blocks.items()))
+
+
+def fold_of_run(run: str) -> int:
+    """Return the fold of a run name `fold<f>-seed<s>`."""
+    return int(run.split("-")[0].removeprefix("fold"))
+
+
+def seed_of_run(run: str) -> int:
+    """Return the seed of a run name `fold<f>-seed<s>`."""
+    return int(run.split("-")[1].removeprefix("seed"))
+
+
+def _rule(study: Study, name: str, dataset: Dataset, fold: int) -> SplitRule:
+    split = dataset.split
+    if dataset.role == "external":
+        return SplitRule("all", into="test")
+    if study.runs.folds > 1:
+        return SplitRule(
+            "fold", val_fraction=split.val_fraction, seed=split.seed, n_folds=study.runs.folds, fold=fold
+        )
+    if dataset.phantom is not None:
+        return SplitRule("native", val_fraction=0)
+    return SplitRule(
+        split.kind,
+        val_fraction=split.val_fraction,
+        test_fraction=split.test_fraction,
+        seed=split.seed,
+        name=split.name or name,
+        path=split.path,
+        into=split.into,
+    )
+
+
+def check_study_cases(study: Study) -> dict[str, Counter[str]]:
+    """Return the number of cases per dataset and split.
+
+    Raises:
+        ConfigError: If a training dataset has no training case.
+    """
+    counts = {name: Counter(case.split for case in list_cases(study, name)) for name in study.datasets}
+    for name, dataset in study.datasets.items():
+        if dataset.role == "train" and not counts[name]["train"]:
+            raise ConfigError(
+                f"datasets.{name} has no training case (found {dict(counts[name])}); "
+                f"write another split there, for example `split: {{kind: hash, val_fraction: 0.1, test_fraction: 0.2}}`"
+            )
+    return counts

@@ -1,0 +1,136 @@
+"""What the workflow has to know of a study: which jobs there are, and which files each depends on.
+
+The graph is static: cases are known when the workflow is parsed. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+from mskd.cases import Case, by_block, fold_of_run, list_cases
+from mskd.config.data import Dataset
+from mskd.config.loading import dump_study
+from mskd.config.study import Study
+from mskd.layout import Layout
+from mskd.leaves import Leaves
+from mskd.methods.registry import MethodFacts, method_facts
+from mskd.provenance import content_key
+from mskd.storage import write_text
+
+
+class Graph:
+    """Jobs of a study and their dependencies, as lists of paths."""
+
+    def __init__(self, study: Study) -> None:
+        """Read the cases of every dataset."""
+        self.study, self.layout = study, Layout(study.root)
+        self._cases = {
+            (name, fold): list_cases(study, name, fold)
+            for name in study.datasets
+            for fold in range(study.runs.folds)
+        }
+
+    def snapshot(self) -> Path:
+        """Write the whole configuration, defaults included, under a name made of its content; jobs read this file.
+
+        A study file that is edited while jobs run does not change them.
+        """
+        text = dump_study(self.study)
+        path = self.layout.root / "config" / f"{content_key(text=text)[:12]}.yaml"
+        if not path.is_file():
+            write_text(path, text)
+        return path
+
+    def cases(self, dataset: str, run: str = "fold0-seed0") -> list[Case]:
+        """Return the cases of a dataset in a run."""
+        return self._cases[dataset, fold_of_run(run)]
+
+    def blocks(self, dataset: str, run: str = "fold0-seed0", *splits: str) -> list[str]:
+        """Return the blocks that hold cases of some splits (default: any)."""
+        return list(
+            by_block([case for case in self.cases(dataset, run) if not splits or case.split in splits])
+        )
+
+    @property
+    def training(self) -> list[str]:
+        """Datasets that students learn from."""
+        return [name for name, dataset in self.study.datasets.items() if dataset.role == "train"]
+
+    @cache  # noqa: B019 - one graph per process
+    def tested(self) -> list[tuple[str, str]]:
+        """Return (dataset, run) pairs that have test cases."""
+        return [
+            (dataset, run)
+            for dataset in self.study.datasets
+            for run in self.study.run_names
+            if any(case.split == "test" for case in self.cases(dataset, run))
+        ]
+
+    def facts(self, method: str) -> MethodFacts:
+        """Return what a row's method says of itself."""
+        return method_facts(self.study.method_kind(method))
+
+    def raw_files(self, dataset: str, block: str) -> list[Path]:
+        """Return what preparing a block reads: raw files, or the manifest of the phantoms."""
+        if self.section(dataset).phantom is not None:
+            return [self.layout.manifest("make_phantoms", dataset)]
+        cases = by_block(self.cases(dataset))[block]
+        withheld = [case.withheld for case in cases if case.withheld is not None]
+        return [
+            file for case in cases for file in (case.image, *(label.path for label in case.labels))
+        ] + withheld
+
+    def section(self, dataset: str) -> Dataset:
+        """Return the configuration of a dataset."""
+        return self.study.datasets[dataset]
+
+    def prepared(self, *datasets: str) -> list[Path]:
+        """Return the manifests of all blocks of datasets."""
+        return [
+            self.layout.manifest("prepare", name, block) for name in datasets for block in self.blocks(name)
+        ]
+
+    def targets(self, run: str) -> list[Path]:
+        """Return the manifests of every teacher's targets for all cases that students learn from."""
+        return [
+            self.layout.manifest("cache_targets", teacher, run, dataset, block)
+            for teacher in self.study.teachers
+            for dataset in self.training
+            for block in self.blocks(dataset, run, *self.study.cache.splits)
+        ]
+
+    def student_inputs(self, method: str, run: str) -> list[Path]:
+        """Return the manifests that training (or assembling) a method's network depends on."""
+        needs, files = self.facts(method).needs, []
+        if self.facts(method).trains:
+            files += self.prepared(*self.training)
+        if "teachers" in needs:
+            files += [self.layout.manifest("train_teacher", teacher, run) for teacher in self.study.teachers]
+        if "targets" in needs:
+            files += self.targets(run)
+        return files
+
+    def predictions(self, method: str, run: str, dataset: str) -> list[Path]:
+        """Return the manifests of a method's predictions of a dataset's test cases."""
+        return [
+            self.layout.manifest("predict", method, run, dataset, block)
+            for block in self.blocks(dataset, run, "test")
+        ]
+
+    def metrics(self) -> list[Path]:
+        """Return every metrics file of the study."""
+        return [
+            self.layout.metrics(method, run, dataset)
+            for method in self.study.methods
+            for dataset, run in self.tested()
+        ]
+
+    def members(self, run: str, *datasets: str) -> str:
+        """Return a digest of which cases of datasets fall into which split."""
+        return short({name: [(case.id, case.split) for case in self.cases(name, run)] for name in datasets})
+
+
+def short(leaves: Leaves) -> str:
+    """Return a digest of configuration leaves, for a rule's params."""
+    return content_key(leaves=leaves)[:16]

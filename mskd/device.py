@@ -1,0 +1,39 @@
+"""Where and how to compute: device, threads, determinism."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+
+from mskd.errors import ConfigError
+
+
+def pick_device(wanted: str = "auto") -> torch.device:
+    """Return a device: "auto" takes a CUDA GPU where there is one.
+
+    Raises:
+        ConfigError: If the wanted device is not there.
+    """
+    if wanted == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise ConfigError(f"--device {wanted}: allowed are auto, cpu, cuda, cuda:0, …") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {wanted}: no CUDA GPU here; write --device cpu, or auto")
+    return device
+
+
+def set_up(device: torch.device, threads: int) -> None:
+    """Fix what results depend on: CPU threads, and deterministic algorithms on the CPU."""
+    torch.set_num_threads(threads)
+    torch.use_deterministic_algorithms(device.type == "cpu")
+    torch.backends.cudnn.benchmark = device.type == "cuda"
+
+
+def stable_seed(*parts: object) -> int:
+    """Return a seed that depends on nothing but its arguments."""
+    digest = hashlib.sha256("/".join(str(part) for part in parts).encode()).digest()
+    return int.from_bytes(digest[:6], "big")

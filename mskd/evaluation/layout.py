@@ -1,0 +1,124 @@
+"""How a comparison table reads: formatted cells, its long and wide forms, the printout in a terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from mskd.evaluation.frames import MEAN_ORGAN
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+NO_VALUE = "–"
+# The measures as people read them: heading, column of the mean, column of the deviation, factor, decimals.
+MEASURES: tuple[tuple[str, str, str | None, float, int], ...] = (
+    ("Dice, %", "dice_mean", "dice_std", 100.0, 2),
+    ("HD95 found, mm", "hd95_mean_mm", "hd95_std_mm", 1.0, 2),
+    ("HD95 penalised, mm", "hd95_penalised_mean_mm", None, 1.0, 2),
+    ("NSD, %", "nsd_mean", "nsd_std", 100.0, 2),
+)
+COUNTS = {"n": "n", "missed": "n_missed", "spurious": "n_spurious"}
+# Trained on labels that the other methods do not see: a bound, never "the best method".
+UPPER_BOUND = "full_labels"
+
+
+def mean_and_deviation(mean: float, deviation: float | None, factor: float, decimals: int) -> str:
+    """Format `mean ± deviation`, both times `factor`; without a deviation the mean alone."""
+    if math.isnan(mean):
+        return NO_VALUE
+    text = f"{mean * factor:.{decimals}f}"
+    if deviation is None or math.isnan(deviation):
+        return text
+    return f"{text} ± {deviation * factor:.{decimals}f}"
+
+
+def long_form(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
+    """Return the rows of one dataset with formatted cells: method, organ, counts, measures.
+
+    Args:
+        table: rows of a comparison table, of one dataset and role.
+        labels: names to show instead of method ids.
+    """
+    names = labels or {}
+    columns: dict[str, list[str]] = {
+        "method": [names.get(method, method) for method in table["method"]],
+        "organ": [str(organ) for organ in table["organ"]],
+    }
+    for heading, column in COUNTS.items():
+        columns[heading] = [str(int(count)) for count in table[column]]
+    for heading, mean, deviation, factor, decimals in MEASURES:
+        deviations = [None] * len(table) if deviation is None else list(table[deviation])
+        columns[heading] = [
+            mean_and_deviation(value, spread, factor, decimals)
+            for value, spread in zip(table[mean], deviations, strict=True)
+        ]
+    return pd.DataFrame(columns, dtype=object)
+
+
+def wide_form(table: pd.DataFrame, column: str) -> pd.DataFrame:
+    """Return one measure with methods as rows and organs as columns, `mean` last, in the order of the table.
+
+    Args:
+        table: rows of a comparison table, of one dataset and role.
+        column: the column of the table to spread, for example `dice_mean`.
+    """
+    organs = [organ for organ in dict.fromkeys(table["organ"]) if organ != MEAN_ORGAN]
+    spread = table.pivot(index="method", columns="organ", values=column)
+    return spread.reindex(index=list(dict.fromkeys(table["method"])), columns=[*organs, MEAN_ORGAN])
+
+
+def of_dataset(table: pd.DataFrame, dataset: str, role: str) -> pd.DataFrame:
+    """Return the rows of one dataset in one role."""
+    return table[(table["dataset"] == dataset) & (table["role"] == role)].reset_index(drop=True)
+
+
+def best_methods(table: pd.DataFrame, column: str, *, highest: bool) -> dict[str, set[str]]:
+    """Return per organ the methods with the best value (all that tie); the upper bound takes no part."""
+    ranked = table[table["method"] != UPPER_BOUND]
+    best: dict[str, set[str]] = {}
+    for organ, rows in ranked.groupby("organ", sort=False):
+        values = rows[column]
+        target = values.max() if highest else values.min()
+        best[str(organ)] = set(rows.loc[values == target, "method"])
+    return best
+
+
+def terminal_table(
+    table: pd.DataFrame, dataset: str, role: str, labels: Mapping[str, str] | None = None
+) -> Table:
+    """Return the Dice of one dataset for the terminal: methods as rows; organs, mean and counts as columns.
+
+    Args:
+        table: a comparison table.
+        dataset: which dataset to show.
+        role: in which role.
+        labels: names to show instead of method ids.
+    """
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    names = labels or {}
+    rows = of_dataset(table, dataset, role)
+    dice = wide_form(rows, "dice_mean")
+    best = best_methods(rows, "dice_mean", highest=True)
+    shown = Table(title=Text(f"Dice in % on {dataset} ({role})"), title_justify="left", box=box.SIMPLE_HEAD)
+    shown.add_column("method", no_wrap=True)
+    for organ in dice.columns:
+        shown.add_column(Text(str(organ)), justify="right")
+    for heading in COUNTS:
+        shown.add_column(heading, justify="right")
+    means = rows[rows["organ"] == MEAN_ORGAN].set_index("method")
+    for method, values in dice.iterrows():
+        # Text, not str: a dataset or organ called "[red]" is a name, not markup.
+        cells = [Text(names.get(str(method), str(method)))]
+        for name, value in values.items():
+            style = "bold" if method in best.get(str(name), set()) else ""
+            cells.append(Text(mean_and_deviation(float(value), None, 100.0, 2), style=style))
+        cells += [Text(str(means.loc[str(method), column])) for column in COUNTS.values()]
+        shown.add_row(*cells)
+    return shown

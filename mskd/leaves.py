@@ -1,0 +1,150 @@
+"""Which configuration leaves and which code each stage depends on.
+
+One place for both uses: the workflow passes them as params (so that Snakemake schedules exactly the changed stages), and
+the stages put them into their content keys (so that only what really changed is made again). Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mskd.config.data import BACKGROUND, IGNORE, Dataset
+from mskd.config.study import Study
+from mskd.config.training import Training
+from mskd.fingerprint import code_fingerprint
+from mskd.methods.registry import method_facts
+
+IGNORE_VALUE = 255
+UNSEEN = {
+    "log_every",
+    "checkpoint_every",
+    "workers",
+    "ram_cache_gib",
+}  # keys of `training` that change no result
+
+Leaves = dict[str, Any]
+
+
+def study_values(study: Study, label_map: dict[Any, str]) -> dict[Any, int]:
+    """Return file value (or structure) → study value: organs 1 … K, background 0, ignore 255."""
+    special = {BACKGROUND: 0, IGNORE: IGNORE_VALUE}
+    return {value: special.get(organ, study.label_values.get(organ, 0)) for value, organ in label_map.items()}
+
+
+def phantom_leaves(study: Study, dataset: str) -> Leaves:
+    """Leaves of a dataset that is made in code; counts and splits decide how many cases, not how they look."""
+    spec = study.datasets[dataset].phantom
+    if spec is None:
+        return {}
+    return {"phantom": spec.model_dump(mode="json", exclude={"n_train", "n_val", "n_test"})}
+
+
+def prepare_leaves(study: Study, dataset: str) -> Leaves:
+    """Leaves of preparing a dataset's cases."""
+    section = study.datasets[dataset]
+    return {
+        "preprocessing": study.preprocessing.model_dump(mode="json"),
+        "label_map": study_values(study, section.label_map),
+        "structures": study_values(study, section.structures),
+        "labelled": _values(study, section.labelled_organs),
+        "withheld": study_values(study, section.withheld_label_map) if section.withheld else None,
+    }
+
+
+def teacher_leaves(study: Study, teacher: str) -> Leaves:
+    """Leaves of training a teacher."""
+    return {
+        "organs": _values(study, study.teacher_organs(teacher)),
+        **_network_leaves(study, study.teacher_training(teacher)),
+    }
+
+
+def cache_leaves(study: Study) -> Leaves:
+    """Leaves of caching any teacher's targets."""
+    return {
+        "cache": study.cache.model_dump(mode="json", exclude={"splits"}),
+        "hu_clip": study.preprocessing.hu_clip,
+        **_window_leaves(study),
+    }
+
+
+def student_leaves(study: Study, method: str) -> Leaves:
+    """Leaves of training (or assembling) a method's network."""
+    needs = method_facts(study.method_kind(method)).needs
+    leaves: Leaves = {
+        "organs": study.organs,
+        "kind": study.method_kind(method),
+        **_network_leaves(study, study.method_training(method)),
+    }
+    if {"targets", "teachers"} & needs:
+        leaves["owned"] = {
+            teacher: _values(study, study.teacher_organs(teacher)) for teacher in study.teachers
+        }
+    if "targets" in needs:
+        leaves["distillation"] = study.method_distillation(method).model_dump(mode="json")
+    return leaves
+
+
+def predict_leaves(study: Study) -> Leaves:
+    """Leaves of predicting."""
+    return {
+        "organs": study.organs,
+        "largest_component": study.evaluation.largest_component,
+        "hu_clip": study.preprocessing.hu_clip,
+        **_window_leaves(study),
+    }
+
+
+def evaluate_leaves(study: Study, dataset: str) -> Leaves:
+    """Leaves of scoring predictions of a dataset."""
+    section = study.datasets[dataset]
+    return {
+        "evaluation": study.evaluation.model_dump(mode="json", exclude={"largest_component"}),
+        "organs": study.organs,
+        "role": metrics_role(section),
+        "label_map": study_values(study, section.label_map),
+        "structures": study_values(study, section.structures),
+        "labelled": section.labelled_organs,
+        "withheld": study_values(study, section.withheld_label_map) if study.evaluation.withheld else None,
+    }
+
+
+def tabulate_leaves(study: Study) -> Leaves:
+    """Leaves of tables and report."""
+    return {
+        "title": study.title,
+        "methods": {name: (spec.kind, spec.table) for name, spec in study.methods.items()},
+        "label_maps": {name: section.label_map for name, section in study.datasets.items()},
+    }
+
+
+def metrics_role(dataset: Dataset) -> str:
+    """Return the role that a dataset's rows have in metrics.csv."""
+    if dataset.metrics_role != "auto":
+        return dataset.metrics_role
+    return "test" if dataset.role == "train" else "external"
+
+
+def stage_code(stage: str, method: str | None = None) -> str:
+    """Return the fingerprint of a stage's code, of a method's file too where one is given."""
+    modules = [f"mskd.stages.{stage}"]
+    if method is not None:
+        modules.append(method_facts(method).module)
+    return code_fingerprint(*modules)
+
+
+def _network_leaves(study: Study, training: Training) -> Leaves:
+    return {
+        "network": study.network.model_dump(mode="json"),
+        "training": training.model_dump(mode="json", exclude=UNSEEN),
+        "preprocessing": study.preprocessing.model_dump(mode="json", include={"spacing_mm", "hu_clip"}),
+        **_window_leaves(study),
+    }
+
+
+def _window_leaves(study: Study) -> Leaves:
+    return {"window": study.window, "overlap": study.inference.overlap, "threads": study.inference.threads}
+
+
+def _values(study: Study, organs: list[str]) -> dict[str, int]:
+    return {organ: study.label_values[organ] for organ in organs if organ in study.label_values}

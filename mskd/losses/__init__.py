@@ -1,0 +1,1 @@
+"""Loss terms: supervision by labels, and distillation from teachers' targets."""

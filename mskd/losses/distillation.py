@@ -1,0 +1,176 @@
+"""Region-wise distillation from teachers' targets, reconstructed from the description in arXiv 2108.02559.
+
+Logits-wise, for each organ k with margin m_k (teachers) and r_k (student):
+
+    KL( Bernoulli(σ(m_k / τ)) ‖ Bernoulli(σ(r_k / τ)) ) · τ²  over O_k ∪ B, per sample, plus soft Dice on the same voxels.
+
+Feature-wise, for each teacher n and tap l:
+
+    ‖ M ⊙ (φ(F_S) − F_T) ‖² / (C Σ M), φ a 1 × 1 × 1 convolution that is thrown away after training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mskd.losses.supervision import SMOOTH, masked_mean
+from mskd.margins import margins
+from mskd.regions import Regions
+
+HARD_MARGIN = 20.0
+
+
+def bernoulli_kl(teacher: Tensor, student: Tensor) -> Tensor:
+    """Return KL(σ(teacher) ‖ σ(student)) per element; 0 where they are equal.
+
+    Args:
+        teacher: Log-odds; no gradient flows into it.
+        student: Log-odds of the same shape.
+    """
+    teacher = teacher.detach()
+    p = torch.sigmoid(teacher)
+    # p (m − r) + softplus(r) − softplus(m): exact also where probabilities saturate
+    return p * (teacher - student) + functional.softplus(student) - functional.softplus(teacher)
+
+
+def logit_loss(
+    scores: Tensor,
+    regions: Regions,
+    *,
+    temperature: float = 1.0,
+    form: Literal["margin", "raw", "assembled"] = "margin",
+    hard: bool = False,
+    use: Literal["organ", "background", "both"] = "both",
+    organ_weight: float = 1.0,
+    background_weight: float = 1.0,
+    normalisation: Literal["supervised", "per_region"] = "supervised",
+    dice_weight: float = 1.0,
+    organs: Tensor | None = None,
+) -> dict[str, Tensor]:
+    """Return the logits-wise terms, each averaged over the batch.
+
+    Args:
+        scores: Student logits (B, 1 + K, X, Y, Z).
+        regions: Regions and combined teacher margins.
+        temperature: τ; acts on margins.
+        form: How student and teachers are compared (see the configuration page).
+        hard: Replace the teachers' margins by their sign.
+        use: Which regions count.
+        organ_weight: Weight of voxels in organ regions.
+        background_weight: Weight of voxels in the agreed background.
+        normalisation: Mean over all supervised voxels, or the sum of the two regions' means.
+        dice_weight: Weight of the Dice term.
+        organs: Organs that are distilled, bool (B, K); default: all that are taught.
+
+    Returns:
+        "logit_organ", "logit_background" and "logit_dice"; their sum is the logits-wise loss.
+    """
+    teacher = torch.sign(regions.margin) * HARD_MARGIN if hard else regions.margin
+    counted = regions.taught if organs is None else regions.taught & organs
+    in_organ = regions.organ if use != "background" else torch.zeros_like(regions.organ)
+    in_background = regions.background if use != "organ" else torch.zeros_like(regions.background)
+    if form == "assembled":
+        divergence = _assembled_kl(scores, teacher, regions.taught, temperature)
+        in_organ, counted = in_organ.any(1, keepdim=True), counted.any(1, keepdim=True)
+    else:
+        student = margins(scores) if form == "margin" else scores[:, 1:] - scores[:, :1]
+        divergence = bernoulli_kl(teacher / temperature, student / temperature) * temperature**2
+    organ_term = organ_weight * torch.where(in_organ, divergence, 0).sum((2, 3, 4))
+    background_term = background_weight * torch.where(in_background, divergence, 0).sum((2, 3, 4))
+    n_organ, n_background = in_organ.sum((2, 3, 4)), in_background.sum((2, 3, 4))
+    if normalisation == "supervised":
+        n_organ = n_background = n_organ + n_background
+    terms = {
+        "logit_organ": ((organ_term / n_organ.clamp_min(1)) * counted).sum(1).mean(),
+        "logit_background": ((background_term / n_background.clamp_min(1)) * counted).sum(1).mean(),
+    }
+    if dice_weight:
+        counted = regions.taught if organs is None else regions.taught & organs
+        supervised = (
+            regions.organ if use != "background" else torch.zeros_like(regions.organ)
+        ) | in_background
+        distance = soft_dice_distance(
+            torch.sigmoid(margins(scores)), torch.sigmoid(teacher.detach()), supervised
+        )
+        terms["logit_dice"] = dice_weight * (distance * counted).sum(1).mean()
+    return terms
+
+
+def soft_dice_distance(probability: Tensor, target: Tensor, mask: Tensor) -> Tensor:
+    """Return 1 − 2 Σ p q / (Σ p² + Σ q²) over the voxels of a mask, (B, K): 0 exactly where both are equal.
+
+    Args:
+        probability: (B, K, X, Y, Z).
+        target: Probability of the same shape.
+        mask: Voxels that count, bool (B, K, X, Y, Z); an empty one gives 0.
+    """
+    space = (2, 3, 4)
+    overlap = torch.where(mask, probability * target, 0).sum(space)
+    total = torch.where(mask, probability.square() + target.square(), 0).sum(space)
+    return 1 - (2 * overlap + SMOOTH) / (total + SMOOTH)
+
+
+def feature_loss(
+    student: Tensor,
+    teacher: Tensor,
+    mask: Tensor,
+    *,
+    distance: Literal["l2", "cosine"] = "l2",
+    normalisation: Literal["none", "channel"] = "channel",
+) -> Tensor:
+    """Return the distance between features inside a mask, per sample, averaged over the batch.
+
+    Args:
+        student: φ(F_S), (B, C, x, y, z).
+        teacher: F_T of the same shape; no gradient flows into it.
+        mask: Voxels of the tap's grid that count, bool (B, 1, x, y, z).
+        distance: Squared difference per channel, or 1 − cosine over channels.
+        normalisation: "channel" divides both by the teacher's mean and standard deviation per channel and sample.
+    """
+    teacher = teacher.detach()
+    if normalisation == "channel":
+        mean = teacher.mean((2, 3, 4), keepdim=True)
+        std = teacher.std((2, 3, 4), keepdim=True).clamp_min(1e-3)
+        student, teacher = (student - mean) / std, (teacher - mean) / std
+    if distance == "l2":
+        error = (student - teacher).square().mean(1, keepdim=True)
+    else:
+        error = 1 - functional.cosine_similarity(student, teacher, dim=1, eps=1e-6).unsqueeze(1)
+    return masked_mean(error, mask).mean()
+
+
+def region_at_level(
+    regions: Regions,
+    organs: list[int],
+    stride: tuple[int, int, int],
+    use: Literal["organ", "background", "both"],
+) -> Tensor:
+    """Bring the regions of a teacher's organs to a tap's grid: max-pool for organs, nearest for background.
+
+    Returns:
+        Bool (B, 1, x, y, z).
+    """
+    organ = regions.organ[:, organs].any(1, keepdim=True)
+    if stride == (1, 1, 1):
+        near, far = organ, regions.background
+    else:
+        near = functional.max_pool3d(organ.float(), stride, stride) > 0
+        middle = tuple(slice(s // 2, None, s) for s in stride)
+        far = regions.background[(slice(None), slice(None), *middle)]
+    if use == "organ":
+        return near
+    return far & ~near if use == "background" else near | far
+
+
+def _assembled_kl(scores: Tensor, teacher: Tensor, taught: Tensor, temperature: float) -> Tensor:
+    """KL between softmax([0, m_1 … m_K] / τ) and softmax(s / τ), (B, 1, X, Y, Z)."""
+    absent = ~taught[:, :, None, None, None]
+    margin = torch.where(absent, -HARD_MARGIN, teacher).detach()
+    target = torch.cat((torch.zeros_like(margin[:, :1]), margin), 1) / temperature
+    log_p = functional.log_softmax(target, 1)
+    log_q = functional.log_softmax(scores / temperature, 1)
+    return (log_p.exp() * (log_p - log_q)).sum(1, keepdim=True) * temperature**2

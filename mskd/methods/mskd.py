@@ -1,0 +1,129 @@
+"""MS-KD: region-wise distillation from one teacher per dataset, by logits and by features.
+
+Reconstructed from the description in arXiv 2108.02559 (its equations are not available); every open choice is a key of
+`distillation` and is ablated. Loss = supervision on the labelled organs + λ logits-wise + λ feature-wise terms, the
+last two in the organ region of each teacher and in the background on which all teachers agree. No teacher is loaded:
+everything comes from the cached targets.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from mskd.config.distillation import Distillation
+from mskd.losses.distillation import feature_loss, logit_loss, region_at_level
+from mskd.methods.base import Built, MethodContext, deep_supervised
+from mskd.networks.unet import UNet
+from mskd.regions import Regions, find_regions
+from mskd.training.patches import Batch, PatchNeeds
+
+TITLE = "MS-KD"
+TRAINS = True
+NEEDS = ["targets", "features"]
+
+
+def build(context: MethodContext) -> Built:
+    """Return the network, its loss, and the projections φ that are thrown away after training."""
+    settings = context.distillation
+    network = UNet(context.network, context.channels)
+    taps = _feature_taps(context)
+    projections = nn.ModuleDict(
+        {
+            _name(teacher, tap): nn.Conv3d(network.tap_channels(tap), channels[tap], 1)
+            for teacher, channels in context.tap_channels.items()
+            for tap in taps
+        }
+    )
+
+    def loss(batch: Batch, step: int) -> dict[str, Tensor]:
+        scores, features = network.run(batch.image, list(taps), deep=context.network.deep_supervision)
+        terms = {}
+        if settings.supervised_weight:
+            supervised = deep_supervised(scores, batch.labels, batch.labelled, context.training)
+            terms["supervised"] = settings.supervised_weight * supervised
+        regions = _regions(batch, context)
+        ramp = min(1.0, (step + 1) / settings.ramp_steps) if settings.ramp_steps else 1.0
+        if settings.logit_weight:
+            organs = None if settings.distil_labelled else ~batch.labelled
+            for name, term in _logit_terms(scores[0].float(), regions, settings, organs).items():
+                terms[name] = ramp * settings.logit_weight * term
+        if taps:
+            for name, term in _feature_terms(features, batch, regions, projections, context, taps).items():
+                terms[name] = ramp * settings.feature_weight * term
+        return terms
+
+    align = tuple(max([1, *(stride[axis] for stride in taps.values())]) for axis in range(3))
+    needs = PatchNeeds(logits=True, taps=taps, align=(align[0], align[1], align[2]))
+    return Built(network, loss, needs, projections)
+
+
+def _regions(batch: Batch, context: MethodContext) -> Regions:
+    if batch.margins is None:
+        raise ValueError("MS-KD needs the teachers' margins")
+    settings = context.distillation
+    return find_regions(
+        batch.margins,
+        context.margin_organs,
+        batch.labels,
+        batch.labelled,
+        n_organs=len(context.organs),
+        source=settings.region_source,
+        conflict=settings.conflict,
+        combine=settings.combine,
+    )
+
+
+def _logit_terms(
+    scores: Tensor, regions: Regions, settings: Distillation, organs: Tensor | None
+) -> dict[str, Tensor]:
+    return logit_loss(
+        scores,
+        regions,
+        temperature=settings.temperature,
+        form=settings.form,
+        hard=settings.hard_targets,
+        use=settings.logit_regions,
+        organ_weight=settings.organ_region_weight,
+        background_weight=settings.background_region_weight,
+        normalisation=settings.normalisation,
+        dice_weight=settings.dice_weight,
+        organs=organs,
+    )
+
+
+def _feature_terms(
+    features: dict[str, Tensor],
+    batch: Batch,
+    regions: Regions,
+    projections: nn.ModuleDict,
+    context: MethodContext,
+    taps: dict[str, tuple[int, int, int]],
+) -> dict[str, Tensor]:
+    """Sum over teachers, per region and tap; organ and background apart where both count, so that both are logged."""
+    settings = context.distillation
+    terms: dict[str, Tensor] = {}
+    for tap, stride in taps.items():
+        total = batch.image.new_zeros(())
+        for teacher, owned in context.owned.items():
+            projected = projections[_name(teacher, tap)](features[tap]).float()
+            mask = region_at_level(regions, owned, stride, settings.feature_regions)
+            total = total + feature_loss(
+                projected,
+                batch.features[teacher, tap],
+                mask,
+                distance=settings.feature_distance,
+                normalisation=settings.feature_normalisation,
+            )
+        terms[f"feature_{tap}"] = total / len(context.owned)
+    return terms
+
+
+def _feature_taps(context: MethodContext) -> dict[str, tuple[int, int, int]]:
+    if context.distillation.feature_weight == 0:
+        return {}
+    wanted = context.distillation.feature_taps
+    return {tap: s for tap, s in context.tap_strides.items() if wanted is None or tap in wanted}
+
+
+def _name(teacher: str, tap: str) -> str:
+    return f"{teacher}-{tap}".replace(".", "_")

@@ -1,0 +1,67 @@
+"""What method files say of themselves, read without importing them (an import of torch takes seconds)."""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from mskd.errors import ConfigError
+
+NOT_METHODS = {"__init__", "registry", "base"}
+KNOWN_NEEDS = {"teachers", "targets", "features", "withheld_labels"}
+
+
+@dataclass(frozen=True)
+class MethodFacts:
+    """Constants of a method file.
+
+    Attributes:
+        kind: Name of the file.
+        title: Name in tables.
+        trains: Whether it trains a network.
+        needs: What it reads beside images and labels.
+    """
+
+    kind: str
+    title: str
+    trains: bool
+    needs: frozenset[str]
+
+    @property
+    def module(self) -> str:
+        """Dotted name of the method's module."""
+        return f"mskd.methods.{self.kind}"
+
+
+def method_kinds() -> list[str]:
+    """Return the names of all methods."""
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in NOT_METHODS)
+
+
+@cache
+def method_facts(kind: str) -> MethodFacts:
+    """Return what a method says of itself.
+
+    Raises:
+        ConfigError: If there is no such method.
+    """
+    if kind not in method_kinds():
+        raise ConfigError(
+            f"no method {kind!r}; allowed: {', '.join(method_kinds())}. Write `methods: {{mskd: {{}}}}`"
+        )
+    tree = ast.parse((Path(__file__).parent / f"{kind}.py").read_text(encoding="utf-8"))
+    constants = {
+        target.id: ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name) and target.id in ("TITLE", "TRAINS", "NEEDS")
+    }
+    needs = frozenset(constants["NEEDS"])
+    if unknown := needs - KNOWN_NEEDS:
+        raise ConfigError(
+            f"mskd/methods/{kind}.py: NEEDS has {sorted(unknown)}; allowed: {sorted(KNOWN_NEEDS)}"
+        )
+    return MethodFacts(kind, str(constants["TITLE"]), bool(constants["TRAINS"]), needs)

@@ -1,0 +1,177 @@
+"""Model folders: `model.json` and `model.safetensors` are all that prediction needs. No pickles."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from mskd.config.model import Preprocessing
+from mskd.errors import MissingArtefactError
+from mskd.provenance import file_digest, made_by
+from mskd.storage import atomic_path, write_json
+
+FORMAT = "mskd-model-1"
+CARD, WEIGHTS = "model.json", "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Model:
+    """A network with everything that its use depends on.
+
+    Attributes:
+        network: (B, 1, X, Y, Z) → (B, 1 + K, X, Y, Z), in evaluation mode.
+        labels: Organ → output channel and label value.
+        preprocessing: What the network was trained to see.
+        window: Sliding window in voxels.
+        overlap: Share of the window that neighbours have in common.
+        stride: Voxels of which windows are multiples.
+        card: The whole of model.json.
+    """
+
+    network: nn.Module
+    labels: dict[str, int]
+    preprocessing: Preprocessing
+    window: tuple[int, int, int]
+    overlap: float
+    stride: tuple[int, int, int]
+    card: dict[str, Any]
+
+
+def save_model(
+    folder: Path,
+    network: nn.Module,
+    *,
+    labels: dict[str, int],
+    preprocessing: Preprocessing,
+    window: tuple[int, int, int],
+    overlap: float,
+    stride: tuple[int, int, int],
+    key: str,
+    provenance: dict[str, Any],
+) -> str:
+    """Write a model folder; `model.json` comes last and makes it valid.
+
+    Args:
+        folder: Where to write; other files in it stay.
+        network: Has `describe()`; its weights are stored as float32 on the CPU.
+        labels: Organ → output channel.
+        preprocessing: What the network sees.
+        window: Sliding window in voxels.
+        overlap: Overlap of windows.
+        stride: Voxels of which windows are multiples.
+        key: Content key of the model.
+        provenance: Study, method or teacher, run, seed, inputs.
+
+    Returns:
+        SHA-256 of the weights file.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / CARD).unlink(missing_ok=True)
+    tensors = {
+        name: tensor.detach().to("cpu", torch.float32).contiguous()
+        for name, tensor in _state(network).items()
+    }
+    with atomic_path(folder / WEIGHTS) as part:
+        save_file(tensors, part)
+    digest = file_digest(folder / WEIGHTS)
+    describe: Any = network.describe
+    card = {
+        "format": FORMAT,
+        "key": key,
+        "weights_sha256": digest,
+        "network": describe(),
+        "parameters": sum(t.numel() for t in tensors.values()),
+        "labels": labels,
+        "preprocessing": preprocessing.model_dump(mode="json"),
+        "window": list(window),
+        "overlap": overlap,
+        "stride": list(stride),
+        "provenance": provenance,
+        "made_by": made_by(),
+        "notice": "Not for clinical use.",
+    }
+    write_json(folder / CARD, card)
+    return digest
+
+
+def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
+    """Load a model folder.
+
+    Raises:
+        MissingArtefactError: If a file is missing, damaged, or does not belong to the other.
+    """
+    card = read_card(folder)
+    weights = folder / WEIGHTS
+    try:
+        tensors = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise _broken(folder, f"{weights.name}: {error}") from error
+    network = build_network(card["network"])
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise _broken(folder, f"weights that do not fit {CARD}: {error}") from error
+    window, stride = card["window"], card["stride"]
+    return Model(
+        network=network.to(device).eval(),
+        labels={str(k): int(v) for k, v in card["labels"].items()},
+        preprocessing=Preprocessing.model_validate(card["preprocessing"]),
+        window=(window[0], window[1], window[2]),
+        overlap=float(card["overlap"]),
+        stride=(stride[0], stride[1], stride[2]),
+        card=card,
+    )
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return the content of `model.json`.
+
+    Raises:
+        MissingArtefactError: If it is missing or of another format.
+    """
+    try:
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _broken(folder, str(error)) from error
+    if not isinstance(card, dict) or card.get("format") != FORMAT:
+        raise _broken(folder, f"{CARD} of another format")
+    return card
+
+
+def stored_weights(folder: Path, key: str) -> str | None:
+    """Return the digest of the weights if a whole model stands here under this key, else None."""
+    if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
+        return None
+    card = read_card(folder)
+    digest = card.get("weights_sha256")
+    stands = card.get("key") == key and digest == file_digest(folder / WEIGHTS)
+    return str(digest) if stands else None
+
+
+def build_network(description: dict[str, Any]) -> nn.Module:
+    """Build a network from its description; `kind` names the module of mskd/networks."""
+    module = import_module(f"mskd.networks.{description['kind']}")
+    network: nn.Module = module.build(description)
+    return network
+
+
+def _state(network: nn.Module) -> dict[str, torch.Tensor]:
+    return network.state_dict()
+
+
+def _broken(folder: Path, found: str) -> MissingArtefactError:
+    return MissingArtefactError(
+        case="-",
+        file=folder,
+        expected=f"a model folder with {CARD} and {WEIGHTS}",
+        found=found,
+        fix="train the model again (run the workflow), or copy the whole folder",
+    )

@@ -1,0 +1,60 @@
+"""Several teachers side by side as one network: the method `individual`, N forward passes for one answer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mskd.margins import margins
+from mskd.networks import unet
+
+FAR = -30.0  # margin of an organ that no member owns
+
+
+class MergedTeachers(nn.Module):
+    """Scores are the organs' margins, and 0 for the background.
+
+    The class with the largest score is the one with the largest of (1 − max p_k, p_1, …, p_K). Several members that own
+    one organ are averaged.
+    """
+
+    def __init__(self, members: dict[str, unet.UNet], organs: dict[str, list[int]], channels: int) -> None:
+        """Merge networks.
+
+        Args:
+            members: Networks by teacher.
+            organs: For each teacher the output channel (1 … K) of each organ that it owns, in its own order.
+            channels: 1 + K.
+        """
+        super().__init__()
+        self.members = nn.ModuleDict(members)
+        self.organs, self.channels = organs, channels
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return scores (B, 1 + K, X, Y, Z) for an image (B, 1, X, Y, Z)."""
+        scores = image.new_zeros((image.shape[0], self.channels, *image.shape[2:]))
+        counts = [0] * self.channels
+        for name, member in self.members.items():
+            margin = margins(member(image))
+            for index, channel in enumerate(self.organs[name]):
+                scores[:, channel] += margin[:, index]
+                counts[channel] += 1
+        factors = torch.tensor([1.0 / max(1, n) for n in counts], device=scores.device, dtype=scores.dtype)
+        scores = scores * factors.view(1, -1, 1, 1, 1)
+        for channel in range(1, self.channels):
+            if counts[channel] == 0:
+                scores[:, channel] = FAR
+        return scores
+
+    def describe(self) -> dict[str, Any]:
+        """Return what `build` needs to make this network again."""
+        members = {name: member.describe() for name, member in self.members.items()}
+        return {"kind": "merged", "members": members, "organs": self.organs, "channels": self.channels}
+
+
+def build(description: dict[str, Any]) -> MergedTeachers:
+    """Build the network of a model folder."""
+    members = {name: unet.build(member) for name, member in description["members"].items()}
+    return MergedTeachers(members, description["organs"], int(description["channels"]))

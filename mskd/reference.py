@@ -1,0 +1,80 @@
+"""Reference labels of a case on its raw grid, in study values."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mskd.cases import Case
+from mskd.errors import DataError
+from mskd.geometry import Affine
+from mskd.scans import read_labels, read_scan_grid
+
+
+def read_case_labels(
+    case: Case,
+    label_map: Mapping[int, int],
+    structures: Mapping[str, int],
+    shape: tuple[int, ...],
+    affine: Affine,
+) -> npt.NDArray[np.uint8] | None:
+    """Return a case's labels in study values, or None if it has no label file.
+
+    Args:
+        case: The case.
+        label_map: File value → study value.
+        structures: Structure → study value, for layouts with a file per structure; the later file wins.
+        shape: Shape of the raw scan.
+        affine: Affine of the raw scan.
+
+    Raises:
+        DataError: If a file cannot be read or does not lie on the scan's grid.
+    """
+    if not case.labels:
+        return None
+    labels = np.zeros(shape, np.uint8)
+    for file in case.labels:
+        if file.organ is None:
+            labels = _read(file.path, case.id, label_map, shape, affine)
+        elif file.organ in structures:
+            mask = _read(file.path, case.id, {1: 1}, shape, affine)
+            labels[mask > 0] = structures[file.organ]
+    return labels
+
+
+def read_withheld_labels(
+    case: Case, label_map: Mapping[int, int], shape: tuple[int, ...], affine: Affine
+) -> npt.NDArray[np.uint8]:
+    """Return all labels that the study knows of a case, in study values.
+
+    Raises:
+        DataError: If there is no such file, or it does not lie on the scan's grid.
+    """
+    if case.withheld is None:
+        raise DataError(
+            case=case.id,
+            file="-",
+            expected="withheld labels",
+            found="a dataset without them",
+            fix="write `withheld: true` for datasets that have `withheld/<case>.nii.gz`",
+        )
+    return _read(case.withheld, case.id, label_map, shape, affine)
+
+
+def _read(
+    path: Path, case: str, values: Mapping[int, int], shape: tuple[int, ...], affine: Affine
+) -> npt.NDArray[np.uint8]:
+    _, found = read_scan_grid(path, case)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    if not np.allclose(found, affine, atol=0.1 * float(spacing_mm.min())):
+        raise DataError(
+            case=case,
+            file=path,
+            expected=f"the affine of its scan, {np.round(affine, 3).tolist()}",
+            found=f"{np.round(found, 3).tolist()}",
+            fix="resample the labels onto the scan, or repair the header that is wrong",
+        )
+    return read_labels(path, case, values, shape)

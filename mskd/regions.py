@@ -1,0 +1,105 @@
+"""Regions: where each teacher supervises the student (organ regions and agreed background)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Regions of a batch of patches.
+
+    Attributes:
+        margin: Combined teacher margin per organ, (B, K, X, Y, Z); 0 where an organ has no teacher.
+        organ: O_k per organ, bool (B, K, X, Y, Z).
+        background: B, the agreed background, bool (B, 1, X, Y, Z).
+        taught: Organs that have a teacher on the case, bool (B, K).
+    """
+
+    margin: Tensor
+    organ: Tensor
+    background: Tensor
+    taught: Tensor
+
+
+def find_regions(
+    teacher_margins: Tensor,
+    owned: list[int],
+    labels: Tensor,
+    labelled: Tensor,
+    *,
+    n_organs: int,
+    source: Literal["ground_truth_first", "teachers"] = "ground_truth_first",
+    conflict: Literal["drop", "max_margin"] = "drop",
+    combine: Literal["mean", "most_confident"] = "mean",
+) -> Regions:
+    """Return the regions in which teachers supervise.
+
+    O_k is ground truth where the case's dataset labels organ k, else the combined margin > 0. B is where every teacher
+    says background and ground truth claims no organ. Ground truth beats predictions. Voxels that two organs claim are
+    conflicts, voxels on which teachers of one organ disagree in sign are uncertain: both are in no region (`drop`).
+
+    Args:
+        teacher_margins: One channel per (teacher, organ) pair, (B, P, X, Y, Z).
+        owned: For each of the P channels the organ (0 … K − 1).
+        labels: Study values 0 … K, 255 = judged by nobody, (B, X, Y, Z).
+        labelled: Organs that each case's dataset labels, bool (B, K).
+        n_organs: K.
+        source: Whether ground truth counts for the organ regions.
+        conflict: Voxels that several organs claim: in no region, or given to the organ with the largest margin.
+        combine: How several teachers of one organ become one margin.
+    """
+    margin, taught, uncertain = combine_teachers(teacher_margins, owned, n_organs, combine)
+    values = torch.arange(1, n_organs + 1, device=labels.device).view(1, -1, 1, 1, 1)
+    use_truth = labelled[:, :, None, None, None] & (source == "ground_truth_first")
+    truth = (labels[:, None] == values) & use_truth
+    says_organ = (margin > 0) & taught[:, :, None, None, None]
+    claimed_by_truth = truth.any(1, keepdim=True)
+    claim = truth | (says_organ & ~use_truth & ~claimed_by_truth)
+    several = claim.sum(1, keepdim=True) > 1
+    if conflict == "max_margin":
+        best = torch.where(claim, margin, -torch.inf).argmax(1, keepdim=True)
+        winner = torch.zeros_like(claim).scatter_(1, best, True)
+        claim = torch.where(several, claim & winner, claim)
+    else:
+        claim = claim & ~several
+    judged = (labels != 255)[:, None]
+    organ = claim & judged & (~uncertain | claimed_by_truth)
+    background = ~claimed_by_truth & ~says_organ.any(1, keepdim=True) & ~several & ~uncertain & judged
+    return Regions(margin, organ, background, taught)
+
+
+def combine_teachers(
+    teacher_margins: Tensor, owned: list[int], n_organs: int, combine: Literal["mean", "most_confident"]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Combine the teachers of each organ.
+
+    Args:
+        teacher_margins: One channel per (teacher, organ) pair, (B, P, X, Y, Z).
+        owned: For each of the P channels the organ (0 … K − 1).
+        n_organs: K.
+        combine: Mean of the margins, or the most confident one.
+
+    Returns:
+        Margin (B, K, …), organs with a teacher (B, K), voxels on which teachers of one organ disagree (B, 1, …).
+    """
+    batch, _, *space = teacher_margins.shape
+    taught = torch.zeros((batch, n_organs), dtype=torch.bool, device=teacher_margins.device)
+    taught[:, sorted(set(owned))] = True
+    uncertain = torch.zeros((batch, 1, *space), dtype=torch.bool, device=teacher_margins.device)
+    if owned == list(range(n_organs)):
+        return teacher_margins, taught, uncertain
+    margin = teacher_margins.new_zeros((batch, n_organs, *space))
+    for organ in sorted(set(owned)):
+        voices = teacher_margins[:, [i for i, o in enumerate(owned) if o == organ]]
+        if combine == "mean":
+            margin[:, organ] = voices.mean(1)
+        else:
+            margin[:, organ] = voices.gather(1, voices.abs().argmax(1, keepdim=True))[:, 0]
+        positive = (voices > 0).sum(1, keepdim=True)
+        uncertain |= (positive > 0) & (positive < voices.shape[1])
+    return margin, taught, uncertain

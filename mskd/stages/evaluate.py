@@ -1,0 +1,89 @@
+"""Stage: score a method's predictions of a dataset's test cases on the raw grid."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from mskd.cases import Case, by_block, fold_of_run, seed_of_run
+from mskd.config.study import Study
+from mskd.console import progress
+from mskd.errors import DataError
+from mskd.evaluation.frames import concatenate, scan_diagonal_mm, score_frame, write_metrics
+from mskd.evaluation.metrics import OrganScore, score_case
+from mskd.layout import Layout
+from mskd.leaves import evaluate_leaves
+from mskd.manifest import read_manifest
+from mskd.provenance import file_digest
+from mskd.reference import read_case_labels, read_withheld_labels
+from mskd.scans import read_labels, read_scan_grid
+from mskd.stages.inputs import cases_of
+
+STAGE = "evaluate"
+
+
+def evaluate(study: Study, method: str, run: str, dataset: str) -> None:
+    """Write the scores of a dataset's test cases, one row per case and organ."""
+    layout = Layout(study.root)
+    cases = cases_of(study, [dataset], run, ["test"])
+    frames = []
+    predicted = {
+        case_id: entry
+        for block in by_block(cases)
+        for case_id, entry in read_manifest(
+            layout.manifest("predict", method, run, dataset, block)
+        ).entries.items()
+    }
+    with progress(f"evaluate {method} {run} {dataset}", len(cases)) as advance:
+        for case in cases:
+            path = layout.prediction(method, run, dataset, case.block, case.name)
+            if not path.is_file() or file_digest(path) != predicted[case.id]["content"]:
+                raise DataError(
+                    case=case.id,
+                    file=path,
+                    expected="the prediction that its manifest names",
+                    found="another file, or none",
+                    fix=f"delete {layout.manifest('predict', method, run, dataset, case.block)} and run again",
+                )
+            scores, diagonal_mm = _score(study, case, method, run)
+            frames.append(
+                score_frame(
+                    scores,
+                    study=study.study,
+                    method=method,
+                    fold=fold_of_run(run),
+                    seed=seed_of_run(run),
+                    dataset=dataset,
+                    role=evaluate_leaves(study, dataset)["role"],
+                    case=case.name,
+                    scan_diagonal_mm=diagonal_mm,
+                )
+            )
+            advance(1, case.name)
+    write_metrics(concatenate(frames), layout.metrics(method, run, dataset))
+
+
+def _score(study: Study, case: Case, method: str, run: str) -> tuple[list[OrganScore], float]:
+    leaves = evaluate_leaves(study, case.dataset)
+    shape, affine = read_scan_grid(case.image, case.id)
+    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
+    path = Layout(study.root).prediction(method, run, case.dataset, case.block, case.name)
+    prediction = read_labels(path, case.id, {v: v for v in study.label_values.values()}, shape)
+    labelled = list(leaves["labelled"])
+    reference = read_case_labels(case, leaves["label_map"], leaves["structures"], shape, affine)
+    if reference is None:
+        return [], scan_diagonal_mm(shape, [float(s) for s in spacing_mm])
+    if leaves["withheld"] is not None and case.withheld is not None:
+        reference = read_withheld_labels(case, leaves["withheld"], shape, affine)
+        labelled = [
+            organ for organ in study.organs if study.label_values[organ] in leaves["withheld"].values()
+        ]
+    scores = score_case(
+        prediction,
+        reference,
+        [float(s) for s in spacing_mm],
+        study.label_values,
+        labelled,
+        nsd_tolerance_mm=study.evaluation.nsd_tolerance_mm,
+        hd95_definition=study.evaluation.hd95,
+    )
+    return scores, scan_diagonal_mm(shape, [float(s) for s in spacing_mm])

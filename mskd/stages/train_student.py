@@ -1,0 +1,163 @@
+"""Stage: train (or assemble) the multi-organ network of a method, from cached targets alone."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, cast
+
+import torch
+
+from mskd.cases import Case, seed_of_run
+from mskd.config.study import Study
+from mskd.console import log
+from mskd.device import set_up, stable_seed
+from mskd.layout import Layout
+from mskd.leaves import stage_code, student_leaves
+from mskd.manifest import Manifest, merge, read_manifest
+from mskd.methods.base import Built, MethodContext
+from mskd.methods.registry import MethodFacts, method_facts
+from mskd.models import load_model, save_model, stored_weights
+from mskd.networks.unet import UNet
+from mskd.provenance import content_key
+from mskd.stages.inputs import (
+    cases_of,
+    patches,
+    prepared_manifest,
+    training_cases,
+    training_datasets,
+    validator,
+)
+from mskd.targets import TargetStore
+from mskd.training.loop import Trainee, train
+
+STAGE = "train_student"
+
+
+def train_student(study: Study, method: str, run: str, device: torch.device) -> None:
+    """Train the network of a method, unless its model stands under the same key."""
+    layout = Layout(study.root)
+    facts = method_facts(study.method_kind(method))
+    learn, check = (cases_of(study, training_datasets(study), run, [split]) for split in ("train", "val"))
+    inputs = _inputs(study, facts, run, learn, check)
+    code = stage_code(STAGE, facts.kind)
+    key = content_key(leaves=student_leaves(study, method), code=code, run=run, inputs=inputs)
+    folder = layout.student(method, run)
+    weights = stored_weights(folder, key)
+    if weights is None:
+        provenance: dict[str, Any] = {
+            "study": study.study,
+            "method": method,
+            "run": run,
+            "seed": seed_of_run(run),
+        }
+        if facts.trains:
+            network, scores = _train(study, method, facts, run, learn, check, key, device)
+            provenance |= {
+                "validation": scores,
+                "training": study.method_training(method).model_dump(mode="json"),
+            }
+        else:
+            network = _assemble(study, method, facts, run)
+        weights = save_model(
+            folder,
+            network,
+            labels=study.label_values,
+            preprocessing=study.preprocessing,
+            window=study.window,
+            overlap=study.inference.overlap,
+            stride=study.network.coarsest_stride,
+            key=key,
+            provenance={**provenance, "inputs": inputs, "code": code},
+        )
+    Manifest(STAGE, {method: {"key": key, "weights": weights}}).write(layout.manifest(STAGE, method, run))
+
+
+def _inputs(
+    study: Study, facts: MethodFacts, run: str, learn: list[Case], check: list[Case]
+) -> dict[str, Any]:
+    """Return the digests of everything that the method reads."""
+    layout = Layout(study.root)
+    inputs: dict[str, Any] = {}
+    if facts.trains:
+        prepared = prepared_manifest(study, [*learn, *check]).entries
+        labels = "withheld" if "withheld_labels" in facts.needs else "labels"
+        inputs["train"] = {c.id: [prepared[c.id]["image"], prepared[c.id].get(labels)] for c in learn}
+        inputs["val"] = {c.id: [prepared[c.id]["image"], prepared[c.id]["labels"]] for c in check}
+    if "teachers" in facts.needs:
+        inputs["teachers"] = {
+            name: read_manifest(layout.manifest("train_teacher", name, run)).entries[name]["weights"]
+            for name in study.teachers
+        }
+    if "targets" in facts.needs:
+        blocks = sorted({(case.dataset, case.block) for case in learn})
+        for teacher in study.teachers:
+            cached = merge(
+                [read_manifest(layout.manifest("cache_targets", teacher, run, *block)) for block in blocks]
+            )
+            inputs[f"targets/{teacher}"] = {case.id: cached.entries[case.id]["content"] for case in learn}
+    return inputs
+
+
+def _train(
+    study: Study,
+    method: str,
+    facts: MethodFacts,
+    run: str,
+    learn: list[Case],
+    check: list[Case],
+    key: str,
+    device: torch.device,
+) -> tuple[UNet, dict[str, float]]:
+    training = study.method_training(method)
+    set_up(device, training.threads)
+    # one seed for all methods of a run: they start from the same weights and see the same patches
+    seed = stable_seed("student", run)
+    torch.manual_seed(seed)
+    targets = dict.fromkeys(study.teachers, run) if "targets" in facts.needs else None
+    cases = training_cases(study, learn, training, targets)
+    built: Built = import_module(facts.module).build(
+        _context(study, method, cases[0].stores if targets else {})
+    )
+    trainee = Trainee(
+        title=f"{method} {run}",
+        network=built.network,
+        auxiliary=built.auxiliary,
+        loss=built.loss,
+        validate=validator(study, built.network, check, training, study.label_values, device),
+    )
+    sampler = patches(study, cases, training, seed=seed, needs=built.needs)
+    scores = train(
+        trainee,
+        sampler,
+        training,
+        folder=Layout(study.root).student(method, run),
+        device=device,
+        resume_key=key,
+    )
+    log(f"{method} {run}: {scores}")
+    return cast(UNet, built.network), scores
+
+
+def _assemble(study: Study, method: str, facts: MethodFacts, run: str) -> UNet:
+    layout = Layout(study.root)
+    teachers = {name: load_model(layout.teacher(name, run)).network for name in study.teachers}
+    return cast(UNet, import_module(facts.module).assemble(_context(study, method, {}), teachers))
+
+
+def _context(study: Study, method: str, stores: dict[str, TargetStore]) -> MethodContext:
+    first = next(iter(stores.values()), None)
+    return MethodContext(
+        organs=study.organs,
+        network=study.network,
+        training=study.method_training(method),
+        distillation=study.method_distillation(method),
+        owned={
+            teacher: [study.label_values[organ] - 1 for organ in study.teacher_organs(teacher)]
+            for teacher in study.teachers
+        },
+        tap_channels={
+            teacher: {tap: store.arrays[tap].shape[0] for tap in store.strides}
+            for teacher, store in stores.items()
+        },
+        tap_strides=first.strides if first else {},
+    )

@@ -1,0 +1,1 @@
+"""Teachers: whatever can say something about a scan once. One file per kind."""

@@ -1,0 +1,108 @@
+"""Cases as training reads them: prepared arrays and targets, whole volumes kept in memory while they fit."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mskd.prepared import PreparedCase
+from mskd.targets import TargetStore
+
+Triple = tuple[int, int, int]
+
+
+@dataclass
+class MemoryBudget:
+    """How much decoded data a process may keep."""
+
+    left_bytes: int
+
+    def take(self, size: int) -> bool:
+        """Reserve memory; False if it does not fit any more."""
+        if size > self.left_bytes:
+            return False
+        self.left_bytes -= size
+        return True
+
+
+@dataclass
+class TrainingCase:
+    """One case of the union of the training datasets.
+
+    Attributes:
+        case: Case id.
+        dataset: Its dataset.
+        prepared_path: Prepared store.
+        labelled: Study values of the organs that its dataset labels.
+        targets: Teacher → target store; empty where the method needs none.
+        budget: Shared by the cases of a process.
+    """
+
+    case: str
+    dataset: str
+    prepared_path: Path
+    labelled: list[int]
+    targets: dict[str, Path] = field(default_factory=dict)
+    budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(0))
+    _kept: dict[tuple[str, str], npt.NDArray[Any]] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def prepared(self) -> PreparedCase:
+        """The prepared store."""
+        return PreparedCase(self.prepared_path, self.case)
+
+    @cached_property
+    def stores(self) -> dict[str, TargetStore]:
+        """The target stores by teacher."""
+        return {teacher: TargetStore(path, self.case) for teacher, path in self.targets.items()}
+
+    def patch(self, name: str, start: Sequence[int], size: Sequence[int], fill: float) -> npt.NDArray[Any]:
+        """Return a box of a prepared array, filled up where it leaves the volume."""
+        return _padded(lambda box: self._read("", name, box), self.prepared.shape, start, size, fill)
+
+    def target_patch(
+        self, teacher: str, name: str, start: Sequence[int], size: Sequence[int]
+    ) -> npt.NDArray[Any]:
+        """Return a box (C, …) of a target array on its own grid, 0 where it leaves the volume."""
+        shape = self.stores[teacher].arrays[name].shape
+        return _padded(lambda box: self._read(teacher, name, box), shape[1:], start, size, 0.0)
+
+    def _read(self, teacher: str, name: str, box: tuple[slice, ...]) -> npt.NDArray[Any]:
+        store: PreparedCase | TargetStore = self.stores[teacher] if teacher else self.prepared
+        if (teacher, name) not in self._kept:
+            size = self._bytes(teacher, name)
+            if not self.budget.take(size):
+                return store.read(name, (box[0], box[1], box[2]))
+            self._kept[teacher, name] = store.read(name)
+        kept = self._kept[teacher, name]
+        return kept[(..., *box)]
+
+    def _bytes(self, teacher: str, name: str) -> int:
+        if teacher:
+            array = self.stores[teacher].arrays[name]
+            return int(np.prod(array.shape)) * array.dtype.itemsize
+        return int(np.prod(self.prepared.shape)) * 2
+
+
+def _padded(
+    read: Any, shape: Sequence[int], start: Sequence[int], size: Sequence[int], fill: float
+) -> npt.NDArray[Any]:
+    inside = tuple(
+        slice(max(0, s), max(0, min(n, s + w))) for s, w, n in zip(start, size, shape, strict=True)
+    )
+    values = read(inside)
+    if values.shape[-3:] == tuple(size):
+        return np.asarray(values)
+    out = np.full((*values.shape[:-3], *size), fill, values.dtype)
+    place = tuple(
+        slice(max(0, i.start - s), max(0, i.start - s) + max(0, i.stop - i.start))
+        for i, s in zip(inside, start, strict=True)
+    )
+    out[(..., *place)] = values
+    return out

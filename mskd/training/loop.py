@@ -1,0 +1,221 @@
+"""The training loop: the same for teachers and students."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, SequentialSampler, Subset
+
+from mskd.config.training import Training
+from mskd.console import log, progress
+from mskd.errors import MskdError
+from mskd.training.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
+from mskd.training.journal import Journal
+from mskd.training.optimisation import MovingAverage, build_optimiser, learning_rate
+from mskd.training.patches import Batch, PatchDataset, collate
+
+CHECKPOINT = "checkpoint.safetensors"
+Loss = Callable[[Batch, int], dict[str, Tensor]]
+Validate = Callable[[], dict[str, float]]
+
+
+class InterruptedTraining(MskdError):
+    """Training was told to stop; its checkpoint is written."""
+
+
+@dataclass
+class Trainee:
+    """What is trained.
+
+    Attributes:
+        title: Name in logs and plots.
+        network: Becomes the model.
+        auxiliary: Learns along and is thrown away (projections of features); may be empty.
+        loss: Batch and step → weighted terms; their sum is minimised.
+        validate: Scores the network as it is: "val_dice" and more; {} if there are no validation cases.
+    """
+
+    title: str
+    network: nn.Module
+    auxiliary: nn.Module
+    loss: Loss
+    validate: Validate
+
+
+def train(
+    trainee: Trainee,
+    patches: PatchDataset,
+    settings: Training,
+    *,
+    folder: Path,
+    device: torch.device,
+    resume_key: str,
+) -> dict[str, float]:
+    """Train, or go on where a checkpoint of the same training stands; the trainee ends with the chosen weights.
+
+    Args:
+        trainee: Network, loss and validation.
+        patches: Sample i is a pure function of seed and i.
+        settings: Optimisation keys.
+        folder: Journal, plot and checkpoint go here.
+        device: Where to compute.
+        resume_key: A checkpoint with another key is not used.
+
+    Returns:
+        The last validation scores of the chosen weights, and "step" at which they were reached.
+
+    Raises:
+        InterruptedTraining: After SIGTERM or SIGUSR1, once the checkpoint is written.
+        MskdError: If the loss is not finite.
+    """
+    network, auxiliary = trainee.network.to(device), trainee.auxiliary.to(device)
+    learning = nn.ModuleDict({"network": network, "auxiliary": auxiliary})
+    optimiser = build_optimiser(learning.parameters(), settings)
+    average = MovingAverage(network, settings.ema_decay) if settings.ema_decay else None
+    best: dict[str, Tensor] = {}
+    scores: dict[str, float] = {"val_dice": -1.0, "step": 0}
+    first = 0
+    if stored := load_checkpoint(folder / CHECKPOINT, resume_key):
+        groups, state = stored
+        network.load_state_dict(groups["network"])
+        auxiliary.load_state_dict(groups.get("auxiliary", {}))
+        restore_optimiser(optimiser, groups.get("optimiser", {}))
+        if average:
+            average.weights = {k: v.to(device) for k, v in groups["average"].items()}
+        best, scores, first = groups.get("best", {}), state["scores"], int(state["step"])
+        log(f"{trainee.title}: resuming after step {first}")
+    journal = Journal(folder, first_step=first)
+
+    def checkpoint(step: int) -> None:
+        groups = {"network": network.state_dict(), "auxiliary": auxiliary.state_dict(), "best": best}
+        groups["optimiser"] = optimiser_tensors(optimiser)
+        if average:
+            groups["average"] = average.weights
+        save_checkpoint(
+            folder / CHECKPOINT, groups, {"step": step, "scores": scores, "resume_key": resume_key}
+        )
+
+    def validate(step: int) -> None:
+        nonlocal best, scores
+        chosen = average.weights if average else network.state_dict()
+        found = _validate_with(network, chosen, trainee.validate)
+        if found:
+            journal.add(step, **found)
+        if settings.keep == "last" or not found or found["val_dice"] > scores["val_dice"]:
+            best = {k: v.detach().cpu().clone() for k, v in chosen.items()}
+            scores = {**found, "step": step}
+        journal.plot(trainee.title)
+
+    started = time.monotonic()
+    with _stop_requested() as stop, progress(trainee.title, settings.steps, done=first) as advance:
+        for step, batch in enumerate(_batches(patches, settings, first), start=first):
+            lr = learning_rate(step, settings)
+            for group in optimiser.param_groups:
+                group["lr"] = lr
+            terms = _step(trainee, learning, optimiser, batch.to(device), step, settings, device)
+            done = step + 1
+            if average:
+                average.update(network, done)
+            if done % settings.log_every == 0 or done == settings.steps:
+                values = {name: float(value.detach()) for name, value in terms.items()}
+                _check_finite(values, trainee.title, step)
+                journal.add(done, **values, learning_rate=lr, time_s=round(time.monotonic() - started, 3))
+            if done % settings.validate_every == 0 or done == settings.steps:
+                validate(done)
+            if stop() or (done % settings.checkpoint_every == 0 and done < settings.steps):
+                checkpoint(done)
+            if stop() and done < settings.steps:
+                journal.close()
+                raise InterruptedTraining(
+                    f"{trainee.title}: stopped after step {done}; run the same command to go on"
+                )
+            advance(1, f"loss {float(terms['loss'].detach()):.3f}" if done % settings.log_every == 0 else "")
+    journal.close()
+    if not best:
+        raise MskdError(
+            f"{trainee.title}: the checkpoint holds no weights to keep; delete {folder} and train again"
+        )
+    network.load_state_dict(best)
+    return scores
+
+
+def _step(
+    trainee: Trainee,
+    learning: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: Batch,
+    step: int,
+    settings: Training,
+    device: torch.device,
+) -> dict[str, Tensor]:
+    trainee.network.train()
+    optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(
+        device.type, torch.bfloat16, enabled=settings.mixed_precision and device.type == "cuda"
+    ):
+        terms = trainee.loss(batch, step)
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()  # type: ignore[no-untyped-call]
+    if settings.gradient_clip:
+        nn.utils.clip_grad_norm_(learning.parameters(), settings.gradient_clip)
+    optimiser.step()
+    return {"loss": total, **{f"loss_{name}": value for name, value in terms.items()}}
+
+
+def _batches(patches: PatchDataset, settings: Training, first: int) -> Iterator[Batch]:
+    rest = Subset(patches, range(first * settings.batch_size, settings.steps * settings.batch_size))
+    loader: DataLoader[Any] = DataLoader(
+        rest,
+        batch_size=settings.batch_size,
+        sampler=SequentialSampler(rest),
+        num_workers=settings.workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=settings.workers > 0,
+    )
+    yield from loader
+
+
+def _validate_with(network: nn.Module, weights: dict[str, Tensor], validate: Validate) -> dict[str, float]:
+    """Validate with other weights in place, then put the network's own back."""
+    own = {k: v.detach().clone() for k, v in network.state_dict().items()}
+    network.load_state_dict(weights)
+    network.eval()
+    try:
+        return validate()
+    finally:
+        network.load_state_dict(own)
+
+
+def _check_finite(values: dict[str, float], title: str, step: int) -> None:
+    bad = {name: value for name, value in values.items() if value != value or abs(value) == float("inf")}
+    if bad:
+        raise MskdError(
+            f"{title}: loss is not finite at step {step}: {bad}\n  way out: lower training.learning_rate"
+        )
+
+
+@contextmanager
+def _stop_requested() -> Iterator[Callable[[], bool]]:
+    """Note SIGTERM and SIGUSR1, so that a job that is preempted leaves a checkpoint."""
+    noted = False
+
+    def note(number: int, frame: FrameType | None) -> None:
+        nonlocal noted
+        noted = True
+
+    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    try:
+        yield lambda: noted
+    finally:
+        for number, handler in old.items():
+            signal.signal(number, handler)
