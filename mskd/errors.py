@@ -21,7 +21,8 @@ class DataError(MskdError):
         )
 
     def __reduce__(self) -> tuple[object, ...]:
-        fields = dict(case=self.case, file=self.file, expected=self.expected, found=self.found, fix=self.fix)
+        names = ("case", "file", "expected", "found", "fix")
+        fields = {name: getattr(self, name) for name in names}
         return (_restore_data_error, (type(self), fields))
 
 

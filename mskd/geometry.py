@@ -49,7 +49,7 @@ class Geometry:
         lengths = np.linalg.norm(raw_affine[:3, :3], axis=0)[permutation]
         canonical_shape = np.asarray(raw_shape)[permutation]
         full = tuple(
-            max(1, round(n * l / s)) for n, l, s in zip(canonical_shape, lengths, spacing_mm, strict=True)
+            max(1, round(n * raw / study)) for n, raw, study in zip(canonical_shape, lengths, spacing_mm, strict=True)
         )
         return cls(
             raw_shape=raw_shape,

@@ -1,7 +1,7 @@
 """Sliding-window inference over a prepared volume, for predictions and for teachers' targets.
 
 Own code because MONAI's inferer cannot skip windows without tissue, takes outputs of several resolutions only as a
-tuple with full resolution first, and places windows off the grid of the taps; `benchmarks/` measures both.
+tuple with full resolution first, and places windows off the grid of the taps.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from mskd.config.study import Study
 
 Triple = tuple[int, int, int]
 AIR = -1.0  # normalised intensity outside the scan
@@ -50,7 +52,13 @@ class Windows:
             last = n - w
             places = [round(last * i / max(1, count - 1) / g) * g for i in range(count)]
             axes.append(sorted({min(p, last) for p in places}))
-        return list(product(*axes))
+        return [(x, y, z) for x, y, z in product(*axes)]
+
+
+def study_windows(study: Study) -> Windows:
+    """Return the sliding window of a study."""
+    inference = study.inference
+    return Windows(study.window, inference.overlap, study.network.coarsest_stride, inference.batch_size)
 
 
 @dataclass
@@ -93,7 +101,9 @@ def sliding_window(
     volume = np.full(padded, AIR, np.float32)
     volume[: shape[0], : shape[1], : shape[2]] = image
     tensor = torch.from_numpy(volume)
-    starts = [s for s in windows.starts(shape) if body is None or body[_box(s, windows.size)].any()]
+    everywhere = windows.starts(shape)
+    starts = [s for s in everywhere if body is None or body[_box(s, windows.size)].any()]
+    starts = starts or everywhere[:1]  # a scan without a body: one window says how many channels there are
     blend = _Blend(padded, windows.size)
     maps: dict[str, _Blend] = {}
     for chunk in _batches(starts, windows.batch_size):
@@ -109,8 +119,7 @@ def sliding_window(
     return Outputs(
         scores=_background_where_unseen(blend, shape),
         features={
-            tap: m.result(tuple(-(-n // r) for n, r in zip(shape, m.ratio, strict=True)))
-            for tap, m in maps.items()
+            tap: m.result(tuple(-(-n // r) for n, r in zip(shape, m.ratio, strict=True))) for tap, m in maps.items()
         },
         windows=len(starts),
     )

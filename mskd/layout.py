@@ -32,9 +32,17 @@ class Layout:
         """Target store of a teacher for a case."""
         return self.root / "cache" / teacher / run / dataset / block / f"{case}.zarr"
 
+    def projection(self, teacher: str, run: str) -> Path:
+        """Projection of a teacher's features."""
+        return self.root / "cache" / teacher / run / "projection.json"
+
     def prediction(self, method: str, run: str, dataset: str, block: str, case: str) -> Path:
         """Predicted label map of a case on its raw grid."""
         return self.root / "predictions" / method / run / dataset / block / f"{case}.nii.gz"
+
+    def scores(self, method: str, run: str, dataset: str, block: str, case: str) -> Path:
+        """Scores of one case, kept under their content key."""
+        return self.root / "scores" / method / run / dataset / block / f"{case}.json"
 
     def metrics(self, method: str, run: str, dataset: str) -> Path:
         """Scores of a method on a dataset's test cases."""

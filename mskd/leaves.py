@@ -1,7 +1,7 @@
 """Which configuration leaves and which code each stage depends on.
 
-One place for both uses: the workflow passes them as params (so that Snakemake schedules exactly the changed stages), and
-the stages put them into their content keys (so that only what really changed is made again). Imports nothing heavy.
+One place for both uses: the workflow passes them as params (so that Snakemake schedules exactly the changed stages),
+and the stages put them into their content keys (so that only what really changed is made again). Imports nothing heavy.
 """
 
 from __future__ import annotations

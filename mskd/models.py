@@ -28,7 +28,7 @@ class Model:
 
     Attributes:
         network: (B, 1, X, Y, Z) → (B, 1 + K, X, Y, Z), in evaluation mode.
-        labels: Organ → output channel and label value.
+        labels: Organ → output channel and label value, in the order of the channels.
         preprocessing: What the network was trained to see.
         window: Sliding window in voxels.
         overlap: Share of the window that neighbours have in common.
@@ -75,10 +75,7 @@ def save_model(
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CARD).unlink(missing_ok=True)
-    tensors = {
-        name: tensor.detach().to("cpu", torch.float32).contiguous()
-        for name, tensor in _state(network).items()
-    }
+    tensors = {name: tensor.detach().to("cpu", torch.float32).contiguous() for name, tensor in _state(network).items()}
     with atomic_path(folder / WEIGHTS) as part:
         save_file(tensors, part)
     digest = file_digest(folder / WEIGHTS)
@@ -112,23 +109,27 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
     weights = folder / WEIGHTS
     try:
         tensors = load_file(weights)
+        digest = file_digest(weights)
     except (OSError, SafetensorError) as error:
         raise _broken(folder, f"{weights.name}: {error}") from error
-    network = build_network(card["network"])
+    if digest != card.get("weights_sha256"):
+        raise _broken(folder, f"{WEIGHTS} is not the file that {CARD} was written for (SHA-256 {digest})")
     try:
+        network = build_network(card["network"])
         network.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise _broken(folder, f"weights that do not fit {CARD}: {error}") from error
-    window, stride = card["window"], card["stride"]
-    return Model(
-        network=network.to(device).eval(),
-        labels={str(k): int(v) for k, v in card["labels"].items()},
-        preprocessing=Preprocessing.model_validate(card["preprocessing"]),
-        window=(window[0], window[1], window[2]),
-        overlap=float(card["overlap"]),
-        stride=(stride[0], stride[1], stride[2]),
-        card=card,
-    )
+        window, stride = card["window"], card["stride"]
+        labels = {str(organ): int(channel) for organ, channel in card["labels"].items()}
+        return Model(
+            network=network.to(device).eval(),
+            labels=dict(sorted(labels.items(), key=lambda item: item[1])),
+            preprocessing=Preprocessing.model_validate(card["preprocessing"]),
+            window=(window[0], window[1], window[2]),
+            overlap=float(card["overlap"]),
+            stride=(stride[0], stride[1], stride[2]),
+            card=card,
+        )
+    except (AttributeError, ImportError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise _broken(folder, f"{CARD} is damaged or does not fit the weights: {error}") from error
 
 
 def read_card(folder: Path) -> dict[str, Any]:
@@ -150,7 +151,10 @@ def stored_weights(folder: Path, key: str) -> str | None:
     """Return the digest of the weights if a whole model stands here under this key, else None."""
     if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
         return None
-    card = read_card(folder)
+    try:
+        card = read_card(folder)
+    except MissingArtefactError:
+        return None
     digest = card.get("weights_sha256")
     stands = card.get("key") == key and digest == file_digest(folder / WEIGHTS)
     return str(digest) if stands else None

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.codecs import BloscCodec
 
 from mskd.errors import MissingArtefactError
 from mskd.geometry import Geometry
@@ -103,8 +104,8 @@ class PreparedCase:
         self.case, self.path = case, path
         try:
             self._group = zarr.open_group(path, mode="r")
-            self.attributes: dict[str, Any] = self._group.attrs.asdict()
-            self.geometry = Geometry.from_json(self.attributes["geometry"])
+            self.attributes: dict[str, Any] = dict(self._group.attrs.asdict())
+            self.geometry = Geometry.from_json(dict(self.attributes["geometry"]))
         except (FileNotFoundError, ValueError, KeyError) as error:
             raise MissingArtefactError(
                 case=case,
@@ -129,7 +130,8 @@ class PreparedCase:
                 found="a store without it",
                 fix="set `withheld: true` for this dataset if its full labels are known, else leave the method out",
             )
-        return np.asarray(self._group[name][box if box is not None else slice(None)])
+        array: Any = self._group[name]
+        return np.asarray(array[box if box is not None else slice(None)])
 
     @cached_property
     def foreground(self) -> dict[int, npt.NDArray[np.int32]]:
@@ -161,7 +163,7 @@ def _create(group: zarr.Group, name: str, data: npt.NDArray[Any]) -> None:
         dtype=data.dtype,
         chunks=chunks,
         shards=shards,
-        compressors=zarr.codecs.BloscCodec(cname="lz4", shuffle="shuffle"),
+        compressors=BloscCodec(cname="lz4", shuffle="shuffle"),
         dimension_names=("x", "y", "z") if data.ndim == 3 else None,
     )
     array[...] = data

@@ -78,7 +78,7 @@ def apply_matrices(array: npt.NDArray[Any], x: Matrix, y: Matrix, z: Matrix) -> 
         planes[:, :, start : start + SLAB] = np.matmul(np.matmul(x, slab), y.T).transpose(1, 2, 0)
     if z.shape[0] == z.shape[1] and np.array_equal(z, np.eye(z.shape[0], dtype=np.float32)):
         return planes
-    return np.matmul(planes, z.T)
+    return np.asarray(np.matmul(planes, z.T), np.float32)
 
 
 def image_to_study(image: npt.NDArray[Any], geometry: Geometry, *, antialias: bool) -> Float:
@@ -212,7 +212,7 @@ def _gaussian(n: int, sigma: float) -> npt.NDArray[np.float64]:
         np.add.at(
             matrix, (np.arange(n), _mirror(np.arange(n) + offset, n)), np.exp(-0.5 * (offset / sigma) ** 2)
         )
-    return matrix / matrix.sum(axis=1, keepdims=True)
+    return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float64)
 
 
 def _eye(n: int) -> Matrix:

@@ -111,7 +111,7 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], affine: Affine) -> N
 def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
     """Return image (voxels unread), shape and affine, checked."""
     try:
-        image = nib.load(path)
+        image: Any = nib.load(path)
     except FileNotFoundError as error:
         raise DataError(
             case=case,

@@ -13,6 +13,8 @@ from typing import Any
 
 from mskd.errors import MskdError
 
+_UMASK = os.umask(0o022)
+os.umask(_UMASK)
 PART = ".part-"  # unfinished writes are named <name>.part-<process>-<random>
 
 
@@ -34,6 +36,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         else:
             with part.open("rb") as stream:
                 os.fsync(stream.fileno())
+            part.chmod(0o666 & ~_UMASK)  # some libraries write files that their owner alone may read
             part.replace(path)
     except OSError as error:
         raise MskdError(

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
 import zarr
+from zarr.codecs import BloscCodec
 
 from mskd.errors import MissingArtefactError
 from mskd.provenance import array_digest, content_key, made_by
@@ -102,7 +103,7 @@ class TargetStore:
     def arrays(self) -> dict[str, zarr.Array[Any]]:
         """Arrays by name: "logits" and one per tap."""
         names = {"logits": "logits", **{tap: f"features/{tap}" for tap in self.strides}}
-        return {name: self._group[path] for name, path in names.items()}
+        return {name: cast("zarr.Array[Any]", self._group[path]) for name, path in names.items()}
 
     @property
     def strides(self) -> dict[str, tuple[int, int, int]]:
@@ -127,7 +128,7 @@ def _create(
         dtype=dtype,
         chunks=chunks,
         shards=shards,
-        compressors=zarr.codecs.BloscCodec(cname="lz4", shuffle="shuffle"),
+        compressors=BloscCodec(cname="lz4", shuffle="shuffle"),
         dimension_names=("channel", "x", "y", "z"),
     )
     array[...] = stored

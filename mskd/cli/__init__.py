@@ -7,7 +7,7 @@ import sys
 
 def main() -> None:
     """Run the command line; errors that a user can mend are printed without a traceback."""
-    from mskd.cli.commands import app
+    from mskd.cli.app import app
     from mskd.errors import MskdError
 
     try:

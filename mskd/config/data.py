@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator, model_validator
 
@@ -14,6 +16,7 @@ SplitKind = Literal["native", "builtin", "file", "hash", "all"]
 
 IGNORE = "ignore"
 BACKGROUND = "background"
+_VARIABLE = re.compile(r"\$\{(\w+)\}")
 
 
 class Split(Section):
@@ -44,7 +47,11 @@ class Dataset(Section):
     """One collection of scans with one labelling convention."""
 
     adapter: str = key("msd", "layout of the files on disk: a module of mskd/datasets/adapters")
-    path: Path | None = key(None, "folder of the dataset, read in place; phantoms are written below results/")
+    path: Path | None = key(
+        None,
+        "folder of the dataset, read in place; may name environment variables as ${NAME}; phantoms are written below "
+        "results/",
+    )
     options: dict[str, str] = key(dict, "options of the adapter (see its page in docs/datasets.md)")
     role: Literal["train", "external"] = key(
         "train", "train: has a teacher and gives training cases; external: is only tested on"
@@ -74,6 +81,19 @@ class Dataset(Section):
     phantom: PhantomDataset | None = key(None, "make this dataset in code instead of reading it from `path`")
     split: Split = key(Split, "how its cases are divided")
     blocks: int = key(4, "number of buckets of cases; one job works on one bucket", ge=1, le=4096)
+
+    @field_validator("path", mode="before")
+    @classmethod
+    def _environment(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        missing = [name for name in _VARIABLE.findall(value) if name not in os.environ]
+        if missing:
+            raise ValueError(
+                f"{value} names the environment variable {missing[0]}, which is not set; run "
+                f"`export {missing[0]}=/folder/of/the/data`, or write `path: /folder/of/the/dataset`"
+            )
+        return _VARIABLE.sub(lambda match: os.environ[match[1]], value)
 
     @field_validator("label_map", "withheld_label_map")
     @classmethod

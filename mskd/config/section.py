@@ -24,7 +24,7 @@ def key(default: Any, description: str, *, unit: str = "", **constraints: Any) -
         unit: Unit of the value ("mm", "HU", "steps", …); empty where it has none.
         **constraints: Passed to `pydantic.Field` (ge, le, min_length, …).
     """
-    extra = {"unit": unit} if unit else {}
+    extra: dict[str, Any] = {"unit": unit} if unit else {}
     if callable(default):
         return Field(default_factory=default, description=description, json_schema_extra=extra, **constraints)
     return Field(default, description=description, json_schema_extra=extra, **constraints)

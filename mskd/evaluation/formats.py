@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from mskd.evaluation.frames import MEAN_ORGAN, write_text
+from mskd.evaluation.frames import MEAN_ORGAN
 from mskd.evaluation.layout import (
     COUNTS,
     MEASURES,
@@ -20,6 +20,7 @@ from mskd.evaluation.layout import (
     wide_form,
 )
 from mskd.evaluation.tables import COUNT_COLUMNS, VALUE_COLUMNS, dataset_titles
+from mskd.storage import write_text
 
 # Where a table is wider than this many organs, LaTeX shrinks it to the width of the page.
 _ORGANS_PER_PAGE_WIDTH = 5

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from mskd.errors import DataError
+from mskd.storage import write_text
 
 if TYPE_CHECKING:
     from mskd.evaluation.metrics import OrganScore
@@ -194,17 +194,6 @@ def validate_metrics(frame: pd.DataFrame, source: object) -> None:
                     str(wrong.iloc[0][column]),
                 )
     _check_unique(frame, source)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in one step, so that nobody ever reads half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _check_columns(frame: pd.DataFrame, source: object) -> None:

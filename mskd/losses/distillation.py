@@ -2,7 +2,8 @@
 
 Logits-wise, for each organ k with margin m_k (teachers) and r_k (student):
 
-    KL( Bernoulli(σ(m_k / τ)) ‖ Bernoulli(σ(r_k / τ)) ) · τ²  over O_k ∪ B, per sample, plus soft Dice on the same voxels.
+    KL( Bernoulli(σ(m_k / τ)) ‖ Bernoulli(σ(r_k / τ)) ) · τ²  over O_k ∪ B, per sample, plus soft Dice on the same
+    voxels.
 
 Feature-wise, for each teacher n and tap l:
 
@@ -22,6 +23,7 @@ from mskd.margins import margins
 from mskd.regions import Regions
 
 HARD_MARGIN = 20.0
+NEVER = -1e4  # score of a class that a softmax leaves out
 
 
 def bernoulli_kl(teacher: Tensor, student: Tensor) -> Tensor:
@@ -74,8 +76,9 @@ def logit_loss(
     in_organ = regions.organ if use != "background" else torch.zeros_like(regions.organ)
     in_background = regions.background if use != "organ" else torch.zeros_like(regions.background)
     if form == "assembled":
-        divergence = _assembled_kl(scores, teacher, regions.taught, temperature)
-        in_organ, counted = in_organ.any(1, keepdim=True), counted.any(1, keepdim=True)
+        divergence = _assembled_kl(scores, teacher, counted, temperature)
+        in_organ = (in_organ & counted[:, :, None, None, None]).any(1, keepdim=True)
+        counted = counted.any(1, keepdim=True)
     else:
         student = margins(scores) if form == "margin" else scores[:, 1:] - scores[:, :1]
         divergence = bernoulli_kl(teacher / temperature, student / temperature) * temperature**2
@@ -90,12 +93,8 @@ def logit_loss(
     }
     if dice_weight:
         counted = regions.taught if organs is None else regions.taught & organs
-        supervised = (
-            regions.organ if use != "background" else torch.zeros_like(regions.organ)
-        ) | in_background
-        distance = soft_dice_distance(
-            torch.sigmoid(margins(scores)), torch.sigmoid(teacher.detach()), supervised
-        )
+        supervised = (regions.organ if use != "background" else torch.zeros_like(regions.organ)) | in_background
+        distance = soft_dice_distance(torch.sigmoid(margins(scores)), torch.sigmoid(teacher.detach()), supervised)
         terms["logit_dice"] = dice_weight * (distance * counted).sum(1).mean()
     return terms
 
@@ -166,11 +165,16 @@ def region_at_level(
     return far & ~near if use == "background" else near | far
 
 
-def _assembled_kl(scores: Tensor, teacher: Tensor, taught: Tensor, temperature: float) -> Tensor:
-    """KL between softmax([0, m_1 … m_K] / τ) and softmax(s / τ), (B, 1, X, Y, Z)."""
-    absent = ~taught[:, :, None, None, None]
-    margin = torch.where(absent, -HARD_MARGIN, teacher).detach()
-    target = torch.cat((torch.zeros_like(margin[:, :1]), margin), 1) / temperature
-    log_p = functional.log_softmax(target, 1)
-    log_q = functional.log_softmax(scores / temperature, 1)
+def _assembled_kl(scores: Tensor, teacher: Tensor, counted: Tensor, temperature: float) -> Tensor:
+    """KL between softmax([0, m_1 … m_K] / τ) and softmax(s / τ), (B, 1, X, Y, Z).
+
+    Organs of which nobody speaks are no class of the target; the student's score for them joins its background.
+    """
+    absent = ~counted[:, :, None, None, None]
+    rest = torch.cat((scores[:, :1], torch.where(absent, scores[:, 1:], -torch.inf)), 1).logsumexp(1, keepdim=True)
+    student = torch.cat((rest, torch.where(absent, NEVER, scores[:, 1:])), 1)
+    margin = torch.where(absent, NEVER, teacher.detach())
+    target = torch.cat((torch.zeros_like(margin[:, :1]), margin), 1)
+    log_p = functional.log_softmax(target / temperature, 1)
+    log_q = functional.log_softmax(student / temperature, 1)
     return (log_p.exp() * (log_p - log_q)).sum(1, keepdim=True) * temperature**2

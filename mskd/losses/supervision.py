@@ -76,9 +76,7 @@ def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
 
 def _marginal_cross_entropy(scores: Tensor, labels: Tensor, labelled: Tensor, valid: Tensor) -> Tensor:
     log_p = functional.log_softmax(scores, 1)
-    keep = torch.cat((torch.zeros_like(labelled[:, :1]), labelled), 1)[
-        :, :, None, None, None
-    ]  # (B, 1 + K, …)
+    keep = torch.cat((torch.zeros_like(labelled[:, :1]), labelled), 1)[:, :, None, None, None]  # (B, 1 + K, …)
     rest = torch.logsumexp(torch.where(keep, -torch.inf, log_p), 1)  # background and all unlabelled organs
     index = torch.where(labels == IGNORE, 0, labels).long().unsqueeze(1)
     own = log_p.gather(1, index)

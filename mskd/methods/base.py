@@ -91,8 +91,6 @@ def deep_supervised(scores: list[Tensor], labels: Tensor, labelled: Tensor, trai
     for level, score in enumerate(scores):
         step = [n // m for n, m in zip(labels.shape[1:], score.shape[2:], strict=True)]
         small = labels[:, step[0] // 2 :: step[0], step[1] // 2 :: step[1], step[2] // 2 :: step[2]]
-        term = supervised_loss(
-            score.float(), small, labelled, form=training.loss, dice_weight=training.dice_weight
-        )
+        term = supervised_loss(score.float(), small, labelled, form=training.loss, dice_weight=training.dice_weight)
         loss = loss + 0.5**level / total * term
     return loss

@@ -11,6 +11,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from mskd.config.distillation import Distillation
+from mskd.errors import ConfigError
 from mskd.losses.distillation import feature_loss, logit_loss, region_at_level
 from mskd.methods.base import Built, MethodContext, deep_supervised
 from mskd.networks.unet import UNet
@@ -73,9 +74,7 @@ def _regions(batch: Batch, context: MethodContext) -> Regions:
     )
 
 
-def _logit_terms(
-    scores: Tensor, regions: Regions, settings: Distillation, organs: Tensor | None
-) -> dict[str, Tensor]:
+def _logit_terms(scores: Tensor, regions: Regions, settings: Distillation, organs: Tensor | None) -> dict[str, Tensor]:
     return logit_loss(
         scores,
         regions,
@@ -99,7 +98,7 @@ def _feature_terms(
     context: MethodContext,
     taps: dict[str, tuple[int, int, int]],
 ) -> dict[str, Tensor]:
-    """Sum over teachers, per region and tap; organ and background apart where both count, so that both are logged."""
+    """Return the mean over teachers, one term per tap; a mean, so that λ does not depend on the number of teachers."""
     settings = context.distillation
     terms: dict[str, Tensor] = {}
     for tap, stride in taps.items():
@@ -122,8 +121,13 @@ def _feature_taps(context: MethodContext) -> dict[str, tuple[int, int, int]]:
     if context.distillation.feature_weight == 0:
         return {}
     wanted = context.distillation.feature_taps
+    if missing := set(wanted or []) - set(context.tap_strides):
+        raise ConfigError(
+            f"distillation.feature_taps names {', '.join(sorted(missing))}, which the cache does not hold; "
+            f"write `cache: {{taps: [{', '.join([*context.tap_strides, *sorted(missing)])}]}}`"
+        )
     return {tap: s for tap, s in context.tap_strides.items() if wanted is None or tap in wanted}
 
 
 def _name(teacher: str, tap: str) -> str:
-    return f"{teacher}-{tap}".replace(".", "_")
+    return f"{teacher}-{tap}".replace(".", "%")  # torch allows no dot, study files no percent sign

@@ -11,7 +11,7 @@ from mskd.training.patches import Batch
 
 TITLE = "naive union"
 TRAINS = True
-NEEDS = []  # type: list[str]
+NEEDS: list[str] = []
 
 
 def build(context: MethodContext) -> Built:

@@ -6,10 +6,12 @@ import ast
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from mskd.errors import ConfigError
 
 NOT_METHODS = {"__init__", "registry", "base"}
+CONSTANTS = ("TITLE", "TRAINS", "NEEDS")
 KNOWN_NEEDS = {"teachers", "targets", "features", "withheld_labels"}
 
 
@@ -48,20 +50,20 @@ def method_facts(kind: str) -> MethodFacts:
         ConfigError: If there is no such method.
     """
     if kind not in method_kinds():
-        raise ConfigError(
-            f"no method {kind!r}; allowed: {', '.join(method_kinds())}. Write `methods: {{mskd: {{}}}}`"
-        )
+        raise ConfigError(f"no method {kind!r}; allowed: {', '.join(method_kinds())}. Write `methods: {{mskd: {{}}}}`")
     tree = ast.parse((Path(__file__).parent / f"{kind}.py").read_text(encoding="utf-8"))
-    constants = {
-        target.id: ast.literal_eval(node.value)
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name) and target.id in ("TITLE", "TRAINS", "NEEDS")
-    }
+    constants: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
+            for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
+                if isinstance(target, ast.Name) and target.id in CONSTANTS:
+                    constants[target.id] = ast.literal_eval(node.value)
+    if missing := [name for name in CONSTANTS if name not in constants]:
+        raise ConfigError(
+            f"mskd/methods/{kind}.py does not state {', '.join(missing)}; write for example "
+            '`TITLE = "my method"`, `TRAINS = True`, `NEEDS = ["targets"]` at its top'
+        )
     needs = frozenset(constants["NEEDS"])
     if unknown := needs - KNOWN_NEEDS:
-        raise ConfigError(
-            f"mskd/methods/{kind}.py: NEEDS has {sorted(unknown)}; allowed: {sorted(KNOWN_NEEDS)}"
-        )
+        raise ConfigError(f"mskd/methods/{kind}.py: NEEDS has {sorted(unknown)}; allowed: {sorted(KNOWN_NEEDS)}")
     return MethodFacts(kind, str(constants["TITLE"]), bool(constants["TRAINS"]), needs)

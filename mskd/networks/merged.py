@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -29,16 +29,17 @@ class MergedTeachers(nn.Module):
             channels: 1 + K.
         """
         super().__init__()
-        self.members = nn.ModuleDict(members)
+        # torch allows no dot in a name, and no name of its own attributes (`train`, `type`, …)
+        self.members = nn.ModuleDict({_module_name(name): member for name, member in members.items()})
         self.organs, self.channels = organs, channels
 
     def forward(self, image: Tensor) -> Tensor:
         """Return scores (B, 1 + K, X, Y, Z) for an image (B, 1, X, Y, Z)."""
         scores = image.new_zeros((image.shape[0], self.channels, *image.shape[2:]))
         counts = [0] * self.channels
-        for name, member in self.members.items():
-            margin = margins(member(image))
-            for index, channel in enumerate(self.organs[name]):
+        for name, owned in self.organs.items():
+            margin = margins(self._member(name)(image))
+            for index, channel in enumerate(owned):
                 scores[:, channel] += margin[:, index]
                 counts[channel] += 1
         factors = torch.tensor([1.0 / max(1, n) for n in counts], device=scores.device, dtype=scores.dtype)
@@ -50,8 +51,15 @@ class MergedTeachers(nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """Return what `build` needs to make this network again."""
-        members = {name: member.describe() for name, member in self.members.items()}
+        members = {name: self._member(name).describe() for name in self.organs}
         return {"kind": "merged", "members": members, "organs": self.organs, "channels": self.channels}
+
+    def _member(self, name: str) -> unet.UNet:
+        return cast(unet.UNet, self.members[_module_name(name)])
+
+
+def _module_name(teacher: str) -> str:
+    return "teacher:" + teacher.replace(".", "%")
 
 
 def build(description: dict[str, Any]) -> MergedTeachers:

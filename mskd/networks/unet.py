@@ -30,22 +30,22 @@ class UNet(nn.Module):
         self.settings, self.channels = settings, channels
         levels = len(settings.features)
         strides = [list(s) for s in (settings.strides or [(1, 1, 1)] + [(2, 2, 2)] * (levels - 1))]
-        common: dict[str, Any] = dict(
-            input_channels=1,
-            n_stages=levels,
-            features_per_stage=settings.features,
-            conv_op=nn.Conv3d,
-            kernel_sizes=3,
-            strides=strides,
-            num_classes=channels,
-            n_conv_per_stage_decoder=settings.convolutions_per_level,
-            conv_bias=True,
-            norm_op=nn.InstanceNorm3d,
-            norm_op_kwargs={"eps": 1e-5, "affine": True},
-            nonlin=nn.LeakyReLU,
-            nonlin_kwargs={"inplace": True},
-            deep_supervision=False,
-        )
+        common: dict[str, Any] = {
+            "input_channels": 1,
+            "n_stages": levels,
+            "features_per_stage": settings.features,
+            "conv_op": nn.Conv3d,
+            "kernel_sizes": 3,
+            "strides": strides,
+            "num_classes": channels,
+            "n_conv_per_stage_decoder": settings.convolutions_per_level,
+            "conv_bias": True,
+            "norm_op": nn.InstanceNorm3d,
+            "norm_op_kwargs": {"eps": 1e-5, "affine": True},
+            "nonlin": nn.LeakyReLU,
+            "nonlin_kwargs": {"inplace": True},
+            "deep_supervision": False,
+        }
         if settings.architecture == "residual":
             net = ResidualEncoderUNet(n_blocks_per_stage=settings.convolutions_per_level, **common)
         else:
@@ -53,9 +53,15 @@ class UNet(nn.Module):
         net.apply(InitWeights_He(1e-2))
         self.encoder, self.decoder = net.encoder, net.decoder
         self.decoder.encoder = None  # the decoder keeps a second reference, which would be saved twice
+        for block in self.modules():
+            if hasattr(block, "all_modules"):  # what the forward pass uses; these name the same layers again
+                for name in ("conv", "dropout", "norm", "nonlin"):
+                    block._modules.pop(name, None)
         if not settings.deep_supervision:
             for layer in self.decoder.seg_layers[:-1]:
                 layer.requires_grad_(False)
+        if settings.channels_last:  # weights too: of the images alone the backward pass has nothing
+            self.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
 
     def forward(self, image: Tensor) -> Tensor:
         """Return scores (B, C, X, Y, Z) for an image (B, 1, X, Y, Z)."""

@@ -14,11 +14,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from mskd.evaluation.figures import box_plot, save_figure
-from mskd.evaluation.frames import MEAN_ORGAN, write_text
+from mskd.evaluation.frames import MEAN_ORGAN
 from mskd.evaluation.layout import COUNTS, MEASURES, UPPER_BOUND, best_methods, long_form, of_dataset
 from mskd.evaluation.tables import dataset_titles
 from mskd.report.curves import curves_figure
 from mskd.report.inputs import ExtraTable, ReportInputs
+from mskd.storage import write_text
 
 HONEST_WORDS = (
     "MS-KD is reconstructed from the paper's description (arXiv 2108.02559); open choices are configuration "

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+from pathlib import Path
+
 import numpy as np
 
 from mskd.cases import Case, by_block, fold_of_run, seed_of_run
@@ -11,40 +15,40 @@ from mskd.errors import DataError
 from mskd.evaluation.frames import concatenate, scan_diagonal_mm, score_frame, write_metrics
 from mskd.evaluation.metrics import OrganScore, score_case
 from mskd.layout import Layout
-from mskd.leaves import evaluate_leaves
+from mskd.leaves import evaluate_leaves, stage_code
 from mskd.manifest import read_manifest
-from mskd.provenance import file_digest
+from mskd.provenance import content_key, file_digest
 from mskd.reference import read_case_labels, read_withheld_labels
 from mskd.scans import read_labels, read_scan_grid
 from mskd.stages.inputs import cases_of
+from mskd.storage import write_json
 
 STAGE = "evaluate"
 
 
 def evaluate(study: Study, method: str, run: str, dataset: str) -> None:
-    """Write the scores of a dataset's test cases, one row per case and organ."""
+    """Write the scores of a dataset's test cases, one row per case and organ; scores that stand are kept."""
     layout = Layout(study.root)
     cases = cases_of(study, [dataset], run, ["test"])
-    frames = []
+    leaves, code = evaluate_leaves(study, dataset), stage_code(STAGE)
     predicted = {
-        case_id: entry
+        case_id: entry["content"]
         for block in by_block(cases)
-        for case_id, entry in read_manifest(
-            layout.manifest("predict", method, run, dataset, block)
-        ).entries.items()
+        for case_id, entry in read_manifest(layout.manifest("predict", method, run, dataset, block)).entries.items()
     }
+    frames = []
     with progress(f"evaluate {method} {run} {dataset}", len(cases)) as advance:
         for case in cases:
-            path = layout.prediction(method, run, dataset, case.block, case.name)
-            if not path.is_file() or file_digest(path) != predicted[case.id]["content"]:
-                raise DataError(
-                    case=case.id,
-                    file=path,
-                    expected="the prediction that its manifest names",
-                    found="another file, or none",
-                    fix=f"delete {layout.manifest('predict', method, run, dataset, case.block)} and run again",
-                )
-            scores, diagonal_mm = _score(study, case, method, run)
+            key = content_key(leaves=leaves, code=code, prediction=predicted[case.id], reference=_reference(case))
+            path = layout.scores(method, run, dataset, case.block, case.name)
+            stored = _stored(path, key)
+            if stored is None:
+                _check_prediction(layout, case, method, run, predicted[case.id])
+                stored = _score(study, case, method, run)
+                scores, diagonal_mm = stored
+                rows = [asdict(score) for score in scores]
+                write_json(path, {"key": key, "case": case.id, "scan_diagonal_mm": diagonal_mm, "scores": rows})
+            scores, diagonal_mm = stored
             frames.append(
                 score_frame(
                     scores,
@@ -53,13 +57,41 @@ def evaluate(study: Study, method: str, run: str, dataset: str) -> None:
                     fold=fold_of_run(run),
                     seed=seed_of_run(run),
                     dataset=dataset,
-                    role=evaluate_leaves(study, dataset)["role"],
+                    role=leaves["role"],
                     case=case.name,
                     scan_diagonal_mm=diagonal_mm,
                 )
             )
             advance(1, case.name)
     write_metrics(concatenate(frames), layout.metrics(method, run, dataset))
+
+
+def _reference(case: Case) -> list[str]:
+    """Return digests of the files that predictions are compared with."""
+    files = [label.path for label in case.labels] + ([case.withheld] if case.withheld else [])
+    return [file_digest(path) for path in files]
+
+
+def _stored(path: Path, key: str) -> tuple[list[OrganScore], float] | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["key"] != key:
+            return None
+        return [OrganScore(**row) for row in record["scores"]], float(record["scan_diagonal_mm"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _check_prediction(layout: Layout, case: Case, method: str, run: str, content: str) -> None:
+    path = layout.prediction(method, run, case.dataset, case.block, case.name)
+    if not path.is_file() or file_digest(path) != content:
+        raise DataError(
+            case=case.id,
+            file=path,
+            expected="the prediction that its manifest names",
+            found="another file, or none",
+            fix=f"delete {layout.manifest('predict', method, run, case.dataset, case.block)} and run again",
+        )
 
 
 def _score(study: Study, case: Case, method: str, run: str) -> tuple[list[OrganScore], float]:

@@ -13,7 +13,7 @@ from mskd.config.study import Study
 from mskd.console import progress
 from mskd.device import set_up
 from mskd.errors import DataError, MskdError
-from mskd.inference import Windows
+from mskd.inference import Windows, study_windows
 from mskd.layout import Layout
 from mskd.leaves import predict_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
@@ -23,7 +23,7 @@ from mskd.preparation import prepare_arrays
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key, file_digest, made_by
 from mskd.scans import read_scan, write_labels
-from mskd.stages.inputs import cases_of, prepared_manifest, study_windows
+from mskd.stages.inputs import cases_of, prepared_manifest
 from mskd.storage import atomic_path, write_json
 
 STAGE = "predict"

@@ -19,14 +19,8 @@ from mskd.methods.registry import MethodFacts, method_facts
 from mskd.models import load_model, save_model, stored_weights
 from mskd.networks.unet import UNet
 from mskd.provenance import content_key
-from mskd.stages.inputs import (
-    cases_of,
-    patches,
-    prepared_manifest,
-    training_cases,
-    training_datasets,
-    validator,
-)
+from mskd.stages.inputs import cases_of, prepared_manifest, training_datasets
+from mskd.stages.training_inputs import patches, training_cases, validator
 from mskd.targets import TargetStore
 from mskd.training.loop import Trainee, train
 

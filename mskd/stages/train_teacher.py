@@ -16,7 +16,8 @@ from mskd.methods.base import segmentation_terms
 from mskd.models import save_model, stored_weights
 from mskd.networks.unet import UNet
 from mskd.provenance import content_key
-from mskd.stages.inputs import cases_of, patches, prepared_manifest, training_cases, validator
+from mskd.stages.inputs import cases_of, prepared_manifest
+from mskd.stages.training_inputs import patches, training_cases, validator
 from mskd.training.loop import Loss, Trainee, train
 from mskd.training.patches import Batch, PatchNeeds
 

@@ -2,10 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from mskd.prepared import PreparedCase
-from mskd.targets import TargetArrays
+
+
+@dataclass(frozen=True)
+class TeacherTargets:
+    """What a teacher says of one case, in memory.
+
+    Attributes:
+        margins: One-vs-rest log-odds of the teacher's organs, (K_n, X, Y, Z).
+        features: Per tap (C, X / s, Y / s, Z / s), rounded up; empty where the teacher has none.
+        strides: Per tap its stride (sx, sy, sz) in voxels of the study grid.
+    """
+
+    margins: npt.NDArray[np.floating[Any]]
+    features: dict[str, npt.NDArray[np.floating[Any]]]
+    strides: dict[str, tuple[int, int, int]]
 
 
 class Teacher(Protocol):
@@ -21,6 +39,6 @@ class Teacher(Protocol):
         """Changes whenever the teacher's answers may change."""
         ...
 
-    def targets(self, case: PreparedCase) -> TargetArrays:
+    def targets(self, case: PreparedCase) -> TeacherTargets:
         """Return margins and features of a case on the study grid."""
         ...

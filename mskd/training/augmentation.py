@@ -46,7 +46,7 @@ class SpatialChange:
 def draw_spatial(
     rng: np.random.Generator, settings: Augmentation, patch: Triple, spacing_mm: tuple[float, float, float]
 ) -> SpatialChange:
-    """Draw a spatial change; the number of draws does not depend on the settings."""
+    """Draw a spatial change; which changes are switched on has no influence on the others' draws."""
     dice = rng.random(8)
     angles = rng.uniform(-1, 1, 3) * radians(settings.rotation_deg)
     zoom = float(np.exp(rng.uniform(log(settings.scale[0]), log(settings.scale[1]))))
@@ -59,9 +59,7 @@ def draw_spatial(
         matrix = np.linalg.inv(scale) @ _rotation(angles) @ scale / zoom
     control = None
     if dice[1] < settings.elastic_probability and settings.elastic_mm > 0:
-        control = (field * settings.elastic_mm / np.asarray(spacing_mm).reshape(3, 1, 1, 1)).astype(
-            np.float32
-        )
+        control = (field * settings.elastic_mm / np.asarray(spacing_mm).reshape(3, 1, 1, 1)).astype(np.float32)
     flips = tuple(AXES[a] for a in settings.flip_axes if dice[2 + AXES[a]] < 0.5)
     turns = int(dice[5] * 4) if settings.quarter_turns else 0
     return SpatialChange(matrix, control, flips, turns)
@@ -77,24 +75,23 @@ def source_positions(change: SpatialChange, patch: Triple) -> Tensor:
         positions = torch.einsum("ij,jxyz->ixyz", matrix, positions - centre) + centre
     if change.control is not None:
         control = torch.from_numpy(change.control)[None]
-        positions = (
-            positions + functional.interpolate(control, patch, mode="trilinear", align_corners=True)[0]
-        )
+        positions = positions + functional.interpolate(control, patch, mode="trilinear", align_corners=True)[0]
     return positions
 
 
 def source_box(positions: Tensor, align: Triple) -> tuple[Triple, Triple]:
-    """Return first voxel (relative to the patch, a multiple of `align`) and size of the box that is needed."""
+    """Return first voxel (relative to the patch, a multiple of `align`) and size of the box that is needed.
+
+    On a grid of stride `align` the values at the first and last position lie between two grid points: both are inside.
+    """
     low = positions.amin((1, 2, 3)).floor().int().tolist()
     high = positions.amax((1, 2, 3)).ceil().int().tolist()
-    start = [n // a * a for n, a in zip(low, align, strict=True)]
-    size = [-(-(h + 1 - s) // a) * a for h, s, a in zip(high, start, align, strict=True)]
+    start = [(n - a // 2) // a * a for n, a in zip(low, align, strict=True)]
+    size = [-(-(h + a // 2 + 1 - s) // a) * a for h, s, a in zip(high, start, align, strict=True)]
     return (start[0], start[1], start[2]), (size[0], size[1], size[2])
 
 
-def resample(
-    values: Tensor, positions: Tensor, box_start: Triple, stride: Triple, *, nearest: bool = False
-) -> Tensor:
+def resample(values: Tensor, positions: Tensor, box_start: Triple, stride: Triple, *, nearest: bool = False) -> Tensor:
     """Read a source box at patch positions.
 
     Args:

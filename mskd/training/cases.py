@@ -66,9 +66,7 @@ class TrainingCase:
         """Return a box of a prepared array, filled up where it leaves the volume."""
         return _padded(lambda box: self._read("", name, box), self.prepared.shape, start, size, fill)
 
-    def target_patch(
-        self, teacher: str, name: str, start: Sequence[int], size: Sequence[int]
-    ) -> npt.NDArray[Any]:
+    def target_patch(self, teacher: str, name: str, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[Any]:
         """Return a box (C, …) of a target array on its own grid, 0 where it leaves the volume."""
         shape = self.stores[teacher].arrays[name].shape
         return _padded(lambda box: self._read(teacher, name, box), shape[1:], start, size, 0.0)
@@ -81,7 +79,7 @@ class TrainingCase:
                 return store.read(name, (box[0], box[1], box[2]))
             self._kept[teacher, name] = store.read(name)
         kept = self._kept[teacher, name]
-        return kept[(..., *box)]
+        return np.asarray(kept[..., box[0], box[1], box[2]])
 
     def _bytes(self, teacher: str, name: str) -> int:
         if teacher:
@@ -93,9 +91,7 @@ class TrainingCase:
 def _padded(
     read: Any, shape: Sequence[int], start: Sequence[int], size: Sequence[int], fill: float
 ) -> npt.NDArray[Any]:
-    inside = tuple(
-        slice(max(0, s), max(0, min(n, s + w))) for s, w, n in zip(start, size, shape, strict=True)
-    )
+    inside = tuple(slice(max(0, s), max(0, min(n, s + w))) for s, w, n in zip(start, size, shape, strict=True))
     values = read(inside)
     if values.shape[-3:] == tuple(size):
         return np.asarray(values)
@@ -104,5 +100,5 @@ def _padded(
         slice(max(0, i.start - s), max(0, i.start - s) + max(0, i.stop - i.start))
         for i, s in zip(inside, start, strict=True)
     )
-    out[(..., *place)] = values
+    out[..., place[0], place[1], place[2]] = values
     return out

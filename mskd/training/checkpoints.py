@@ -32,9 +32,7 @@ def save_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], state: di
         save_file(flat, part, metadata={"state": json.dumps(state, sort_keys=True)})
 
 
-def load_checkpoint(
-    path: Path, resume_key: str
-) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+def load_checkpoint(path: Path, resume_key: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """Return what `save_checkpoint` wrote if it is whole and belongs to the same training, else None.
 
     Args:
@@ -63,9 +61,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
     """Return an optimiser's state as named tensors (`<parameter index>.<name>`)."""
     state = optimiser.state_dict()["state"]
     return {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, items in state.items()
-        for name, value in items.items()
+        f"{index}.{name}": torch.as_tensor(value) for index, items in state.items() for name, value in items.items()
     }
 
 

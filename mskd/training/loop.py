@@ -28,7 +28,7 @@ Loss = Callable[[Batch, int], dict[str, Tensor]]
 Validate = Callable[[], dict[str, float]]
 
 
-class InterruptedTraining(MskdError):
+class InterruptedTraining(MskdError):  # noqa: N818 - nothing is wrong
     """Training was told to stop; its checkpoint is written."""
 
 
@@ -100,9 +100,7 @@ def train(
         groups["optimiser"] = optimiser_tensors(optimiser)
         if average:
             groups["average"] = average.weights
-        save_checkpoint(
-            folder / CHECKPOINT, groups, {"step": step, "scores": scores, "resume_key": resume_key}
-        )
+        save_checkpoint(folder / CHECKPOINT, groups, {"step": step, "scores": scores, "resume_key": resume_key})
 
     def validate(step: int) -> None:
         nonlocal best, scores
@@ -131,19 +129,16 @@ def train(
                 journal.add(done, **values, learning_rate=lr, time_s=round(time.monotonic() - started, 3))
             if done % settings.validate_every == 0 or done == settings.steps:
                 validate(done)
-            if stop() or (done % settings.checkpoint_every == 0 and done < settings.steps):
+            stopping = stop()  # asked once: a signal between checkpoint and exit would lose the steps since
+            if stopping or (done % settings.checkpoint_every == 0 and done < settings.steps):
                 checkpoint(done)
-            if stop() and done < settings.steps:
+            if stopping and done < settings.steps:
                 journal.close()
-                raise InterruptedTraining(
-                    f"{trainee.title}: stopped after step {done}; run the same command to go on"
-                )
+                raise InterruptedTraining(f"{trainee.title}: stopped after step {done}; run the same command to go on")
             advance(1, f"loss {float(terms['loss'].detach()):.3f}" if done % settings.log_every == 0 else "")
     journal.close()
     if not best:
-        raise MskdError(
-            f"{trainee.title}: the checkpoint holds no weights to keep; delete {folder} and train again"
-        )
+        raise MskdError(f"{trainee.title}: the checkpoint holds no weights to keep; delete {folder} and train again")
     network.load_state_dict(best)
     return scores
 
@@ -159,9 +154,7 @@ def _step(
 ) -> dict[str, Tensor]:
     trainee.network.train()
     optimiser.zero_grad(set_to_none=True)
-    with torch.autocast(
-        device.type, torch.bfloat16, enabled=settings.mixed_precision and device.type == "cuda"
-    ):
+    with torch.autocast(device.type, torch.bfloat16, enabled=settings.mixed_precision and device.type == "cuda"):
         terms = trainee.loss(batch, step)
     total = torch.stack(list(terms.values())).sum()
     total.backward()  # type: ignore[no-untyped-call]
@@ -199,9 +192,7 @@ def _validate_with(network: nn.Module, weights: dict[str, Tensor], validate: Val
 def _check_finite(values: dict[str, float], title: str, step: int) -> None:
     bad = {name: value for name, value in values.items() if value != value or abs(value) == float("inf")}
     if bad:
-        raise MskdError(
-            f"{title}: loss is not finite at step {step}: {bad}\n  way out: lower training.learning_rate"
-        )
+        raise MskdError(f"{title}: loss is not finite at step {step}: {bad}\n  way out: lower training.learning_rate")
 
 
 @contextmanager

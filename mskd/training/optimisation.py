@@ -40,7 +40,7 @@ def learning_rate(step: int, settings: Training) -> float:
         factor = 1.0
     if step < settings.warmup_steps:
         factor *= (step + 1) / settings.warmup_steps
-    return settings.learning_rate * factor
+    return float(settings.learning_rate * factor)
 
 
 class MovingAverage:

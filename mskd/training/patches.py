@@ -118,10 +118,13 @@ class PatchDataset(Dataset[Batch]):
         )
 
     def _place(self, rng: np.random.Generator, case: TrainingCase) -> Triple:
-        """Draw the first voxel of a patch: around a labelled voxel, or anywhere."""
-        shape, size = case.prepared.shape, self.settings.patch_size
-        low = [min(0, n - p) for n, p in zip(shape, size, strict=True)]
-        high = [max(0, n - p) for n, p in zip(shape, size, strict=True)]
+        """Draw the first voxel of a patch, a multiple of `align`: around a labelled voxel, or anywhere.
+
+        Every voxel of the volume is in some patch; one at the far end leaves the volume by less than `align`.
+        """
+        shape, size, align = case.prepared.shape, self.settings.patch_size, self.needs.align
+        low = [-(max(0, p - n) // a) * a for n, p, a in zip(shape, size, align, strict=True)]
+        high = [-(-max(0, n - p) // a) * a for n, p, a in zip(shape, size, align, strict=True)]
         anywhere = rng.uniform(0, 1, 3)
         wants_organ, which, voxel = rng.random(3)
         foreground = case.prepared.foreground
@@ -131,9 +134,10 @@ class PatchDataset(Dataset[Batch]):
             centre = voxels[int(voxel * len(voxels))]
             place = [int(c) - p // 2 for c, p in zip(centre, size, strict=True)]
         else:
-            place = [lo + round(a * (hi - lo)) for a, lo, hi in zip(anywhere, low, high, strict=True)]
+            counts = [(hi - lo) // a + 1 for lo, hi, a in zip(low, high, align, strict=True)]
+            place = [lo + int(u * n) * a for u, n, lo, a in zip(anywhere, counts, low, align, strict=True)]
         place = [min(max(p, lo), hi) for p, lo, hi in zip(place, low, high, strict=True)]
-        aligned = [p // a * a for p, a in zip(place, self.needs.align, strict=True)]
+        aligned = [(p + a // 2) // a * a for p, a in zip(place, align, strict=True)]
         return aligned[0], aligned[1], aligned[2]
 
     def _cut(

@@ -12,6 +12,8 @@ from mskd.inference import Windows, sliding_window
 from mskd.prepared import normalise
 from mskd.training.cases import TrainingCase
 
+IGNORE = 255
+
 
 def validation_dice(
     network: nn.Module,
@@ -37,7 +39,8 @@ def validation_dice(
         image = normalise(case.prepared.read("image"), hu_clip)
         body = case.prepared.read("body")
         scores = sliding_window(lambda x: (network(x), {}), image, windows, body=body, device=device).scores
-        predicted, labels = scores.argmax(0), case.prepared.read("labels")
+        labels = case.prepared.read("labels")
+        predicted = np.where(labels == IGNORE, 0, scores.argmax(0))
         for organ, (channel, value) in channels.items():
             if value in case.labelled:
                 mask, reference = predicted == channel, labels == value

@@ -1,69 +1,41 @@
-"""The subcommands: one per stage of the workflow, and what a person asks beside it. Heavy imports come late."""
+"""The commands of the workflow's stages: one per arrow of the way of the data. Heavy imports come late."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from mskd import __version__
+from mskd.cli.options import (
+    BlockName,
+    DatasetName,
+    DeviceName,
+    MethodName,
+    OptionalStudy,
+    RunName,
+    StudyFile,
+    TeacherName,
+    json_mapping,
+)
 from mskd.errors import ConfigError
 
-app = typer.Typer(
-    name="mskd",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="One multi-organ CT network from single-organ datasets, by multi-teacher distillation. Not for clinical use.",
-    epilog="Example: snakemake --configfile config/demo.yaml --cores 2   (runs all of these in order)",
-)
-cache_app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Teachers' cached targets.")
-app.add_typer(cache_app, name="cache")
-
-StudyFile = Annotated[Path, typer.Option("--study", help="Study file, for example config/demo.yaml.")]
-OptionalStudy = Annotated[Path | None, typer.Option("--study", help="Study file: work on a part of a study.")]
-StudyArgument = Annotated[Path, typer.Argument(help="Study file, for example config/demo.yaml.")]
-DatasetName = Annotated[str, typer.Option(help="Dataset of the study.")]
-BlockName = Annotated[str, typer.Option(help="Block of the dataset, for example b0.")]
-RunName = Annotated[str, typer.Option(help="Run, for example fold0-seed0.")]
-TeacherName = Annotated[str, typer.Option(help="Teacher of the study.")]
-MethodName = Annotated[str, typer.Option(help="Method (row) of the study.")]
-DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+commands = typer.Typer()
+cache_commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Teachers' cached targets.")
+commands.add_typer(cache_commands, name="cache")
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"mskd {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
-
-
-@app.command(
+@commands.command(
     epilog="Example: mskd phantom --study config/demo.yaml --dataset liver   or   "
     "mskd phantom --output /tmp/Task09_Spleen --task Task09_Spleen --organ spleen --cases 6"
 )
 def phantom(
     study: OptionalStudy = None,
     dataset: Annotated[str, typer.Option(help="With --study: dataset to make.")] = "",
-    output: Annotated[
-        Path | None, typer.Option(help="Without --study: folder to write a dataset into.")
-    ] = None,
+    output: Annotated[Path | None, typer.Option(help="Without --study: folder to write a dataset into.")] = None,
     layout: Annotated[str, typer.Option(help="msd, kits, lits or btcv.")] = "msd",
     task: Annotated[str, typer.Option(help="Name of the MSD task.")] = "Task03_Liver",
-    organ: Annotated[
-        list[str] | None, typer.Option(help="Organ to label; may be given several times.")
-    ] = None,
+    organ: Annotated[list[str] | None, typer.Option(help="Organ to label; may be given several times.")] = None,
     cases: Annotated[int, typer.Option(min=1, help="Number of cases.")] = 8,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the population.")] = 0,
     spacing_mm: Annotated[tuple[float, float, float], typer.Option(help="Voxel size in mm.")] = (
@@ -73,9 +45,7 @@ def phantom(
     ),
     atlas: Annotated[Path | None, typer.Option(help="Label map of your own to deform.")] = None,
     atlas_ct: Annotated[Path | None, typer.Option(help="The CT that belongs to --atlas.")] = None,
-    atlas_map: Annotated[
-        str, typer.Option(help='File value → tissue, for example \'{"2": "liver"}\'.')
-    ] = "{}",
+    atlas_map: Annotated[str, typer.Option(help='File value → tissue, for example \'{"2": "liver"}\'.')] = "{}",
 ) -> None:
     """Make synthetic CT scans in the layout of a public dataset."""
     if study is not None:
@@ -102,12 +72,12 @@ def phantom(
         spec["atlas"] = {
             "labels": atlas,
             "ct": atlas_ct,
-            "label_map": _json_mapping("--atlas-map", atlas_map),
+            "label_map": json_mapping("--atlas-map", atlas_map),
         }
     make_dataset(output, spec)
 
 
-@app.command(epilog="Example: mskd prepare --study config/demo.yaml --dataset liver --block b0")
+@commands.command(epilog="Example: mskd prepare --study config/demo.yaml --dataset liver --block b00")
 def prepare(study: StudyFile, dataset: DatasetName, block: BlockName) -> None:
     """Bring the raw scans of a block to the study grid."""
     from mskd.config.loading import load_study
@@ -116,7 +86,7 @@ def prepare(study: StudyFile, dataset: DatasetName, block: BlockName) -> None:
     stage(load_study(study), dataset, block)
 
 
-@app.command(epilog="Example: mskd train-teacher --study config/demo.yaml --teacher liver --run fold0-seed0")
+@commands.command(epilog="Example: mskd train-teacher --study config/demo.yaml --teacher liver --run fold0-seed0")
 def train_teacher(study: StudyFile, teacher: TeacherName, run: RunName, device: DeviceName = "auto") -> None:
     """Train one teacher on the labels of its own dataset."""
     from mskd.config.loading import load_study
@@ -126,9 +96,9 @@ def train_teacher(study: StudyFile, teacher: TeacherName, run: RunName, device: 
     stage(load_study(study), teacher, run, pick_device(device))
 
 
-@cache_app.command(
+@cache_commands.command(
     "make",
-    epilog="Example: mskd cache make --study config/demo.yaml --teacher liver --run fold0-seed0 --dataset spleen --block b0",
+    epilog="Example: mskd cache make --study config/demo.yaml --teacher liver --run fold0-seed0 --dataset spleen --block b00",
 )
 def cache_make(
     study: StudyFile,
@@ -146,7 +116,7 @@ def cache_make(
     cache_targets(load_study(study), teacher, run, dataset, block, pick_device(device))
 
 
-@app.command(epilog="Example: mskd train-student --study config/demo.yaml --method mskd --run fold0-seed0")
+@commands.command(epilog="Example: mskd train-student --study config/demo.yaml --method mskd --run fold0-seed0")
 def train_student(study: StudyFile, method: MethodName, run: RunName, device: DeviceName = "auto") -> None:
     """Train the multi-organ network of a method from cached targets."""
     from mskd.config.loading import load_study
@@ -156,18 +126,14 @@ def train_student(study: StudyFile, method: MethodName, run: RunName, device: De
     stage(load_study(study), method, run, pick_device(device))
 
 
-@app.command(
+@commands.command(
     epilog="Example: mskd predict -m results/demo/models/mskd/fold0-seed0 -i scan.nii.gz -o predictions   or, in a study, "
-    "mskd predict --study config/demo.yaml --method mskd --run fold0-seed0 --dataset multi_organ --block b0"
+    "mskd predict --study config/demo.yaml --method mskd --run fold0-seed0 --dataset multi_organ --block b00"
 )
 def predict(
     model: Annotated[Path | None, typer.Option("--model", "-m", help="Model folder.")] = None,
-    input_path: Annotated[
-        Path | None, typer.Option("--input", "-i", help="Scan, or folder of scans (NIfTI).")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder for <name of the scan>.nii.gz.")
-    ] = None,
+    input_path: Annotated[Path | None, typer.Option("--input", "-i", help="Scan, or folder of scans (NIfTI).")] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for <name of the scan>.nii.gz.")] = None,
     study: OptionalStudy = None,
     method: MethodName = "",
     run: RunName = "fold0-seed0",
@@ -191,7 +157,7 @@ def predict(
     predict_files(model, input_path, output, pick_device(device))
 
 
-@app.command(
+@commands.command(
     epilog="Example: mskd evaluate --reference labels --prediction out --labels '{\"liver\": 1}' --output scores   or, in a "
     "study, mskd evaluate --study config/demo.yaml --method mskd --run fold0-seed0 --dataset multi_organ"
 )
@@ -217,12 +183,12 @@ def evaluate(
         raise ConfigError("mskd evaluate needs --reference DIR --prediction DIR --labels MAP --output DIR")
     from mskd.evaluation.folders import evaluate_folders
 
-    values = {str(organ): int(value) for organ, value in _json_mapping("--labels", labels).items()}
+    values = {str(organ): int(value) for organ, value in json_mapping("--labels", labels).items()}
     evaluate_folders(reference, prediction, values, output, nsd_tolerance_mm=tolerance_mm)
     typer.echo((output / "comparison.md").read_text(encoding="utf-8"))
 
 
-@app.command(epilog="Example: mskd tabulate --study config/demo.yaml --show")
+@commands.command(epilog="Example: mskd tabulate --study config/demo.yaml --show")
 def tabulate(
     study: StudyFile,
     show: Annotated[bool, typer.Option("--show", help="Only print the tables that stand.")] = False,
@@ -236,15 +202,3 @@ def tabulate(
     if not show:
         stage(loaded)
     show_tables(loaded)
-
-
-def _json_mapping(option: str, text: str) -> dict[str, str]:
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"{option}: not valid JSON ({error}); write for example '{{\"liver\": 1}}'"
-        ) from error
-    if not isinstance(value, dict):
-        raise ConfigError(f"{option}: found {value!r}; write for example '{{\"liver\": 1}}'")
-    return {str(k): v for k, v in value.items()}

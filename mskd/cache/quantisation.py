@@ -1,0 +1,165 @@
+"""Codes of few bits for margins and features, each with the largest error that it can make.
+
+Margins. With τ_c the largest temperature that students may use and L = 2^bits levels, spacing "probability" codes
+u = σ(m / τ_c) as q = round(u (L − 1)): at τ_c no probability is wrong by more than 1 / (2 (L − 1)). The first and the
+last code stand for everything that is saturated; they are read as u = 2⁻¹² (or less) and 1 − 2⁻¹². Spacing "margin"
+codes m itself, evenly within ±clip. For every other temperature `probability_bound` gives the exact largest error.
+
+Features. Per channel a scale s = max|f| / (2^(bits − 1) − 1), q = round(f / s): |f − q s| ≤ s / 2.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+SATURATED = 2.0**-12
+FloatArray = npt.NDArray[np.floating[Any]]
+CodeArray = npt.NDArray[np.integer[Any]]
+
+
+@dataclass(frozen=True)
+class MarginCode:
+    """How margins become codes.
+
+    Attributes:
+        bits: 4, 8 or 16.
+        spacing: "probability": even in σ(m / temperature); "margin": even in m.
+        temperature: τ_c of spacing "probability".
+        clip: Largest |m| of spacing "margin".
+    """
+
+    bits: int
+    spacing: Literal["probability", "margin"] = "probability"
+    temperature: float = 1.0
+    clip: float = 8.0
+
+    @property
+    def levels(self) -> int:
+        """Number of codes."""
+        return 1 << self.bits
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the codes; four bits lie in bytes, whose zeros above cost nothing once compressed."""
+        return np.dtype(np.uint8 if self.bits <= 8 else np.uint16)
+
+    def encode(self, margins: FloatArray) -> CodeArray:
+        """Return the codes of margins of any shape; not a number is refused.
+
+        Raises:
+            ValueError: If a margin is not a number.
+        """
+        if self.spacing == "probability":
+            with np.errstate(over="ignore"):
+                level = 1 / (1 + np.exp(-margins.astype(np.float32) / np.float32(self.temperature)))
+        else:
+            level = np.clip(margins.astype(np.float32) / np.float32(2 * self.clip) + np.float32(0.5), 0, 1)
+        if np.isnan(level).any():
+            raise ValueError("margins hold NaN")
+        return np.rint(level * np.float32(self.levels - 1)).astype(self.dtype)
+
+    def decode(self, codes: CodeArray) -> npt.NDArray[np.float32]:
+        """Return the margins that codes stand for."""
+        return self.margins[codes]
+
+    @cached_property
+    def margins(self) -> npt.NDArray[np.float32]:
+        """Margin of every code."""
+        level = np.arange(self.levels) / (self.levels - 1)
+        if self.spacing == "probability":
+            end = min(SATURATED, 0.25 / (self.levels - 1))
+            level = np.clip(level, end, 1 - end)
+        return self._margin(level)
+
+    def _margin(self, level: npt.NDArray[np.float64]) -> npt.NDArray[np.float32]:
+        if self.spacing == "margin":
+            return ((level - 0.5) * 2 * self.clip).astype(np.float32)
+        return (self.temperature * (np.log(level) - np.log1p(-level))).astype(np.float32)
+
+    def probability_bound(self, temperature: float) -> float:
+        """Return the largest |σ(m / τ) − σ(m̂ / τ)| over all margins m, m̂ what is read back; exact, not an estimate."""
+        edges = self._margin((np.arange(self.levels - 1) + 0.5) / (self.levels - 1)).astype(np.float64)
+        low, high = np.concatenate(([-np.inf], edges)), np.concatenate((edges, [np.inf]))
+        read = _sigmoid(self.margins.astype(np.float64) / temperature)
+        error = np.maximum(_sigmoid(high / temperature) - read, read - _sigmoid(low / temperature))
+        return float(error.max()) + ROUNDING
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a store's attributes hold."""
+        return {"kind": "margin_code", **asdict(self)}
+
+
+@dataclass(frozen=True)
+class FeatureCode:
+    """How the channels of a feature become codes.
+
+    Attributes:
+        bits: 4 or 8 bits per value.
+        scale: Value of one step per channel; 0 for a channel that is zero everywhere.
+    """
+
+    bits: int
+    scale: tuple[float, ...]
+
+    @classmethod
+    def of(cls, features: FloatArray, bits: int) -> FeatureCode:
+        """Return the code that just holds features (C, x, y, z)."""
+        peak = np.abs(features.reshape(features.shape[0], -1)).max(axis=1, initial=0.0)
+        return cls(bits, tuple(float(np.float32(p / cls.top(bits))) for p in peak))
+
+    @staticmethod
+    def top(bits: int) -> int:
+        """Return the largest code."""
+        return int(2 ** (bits - 1) - 1)
+
+    def encode(self, features: FloatArray) -> npt.NDArray[np.int8]:
+        """Return the codes of features (C, x, y, z).
+
+        Raises:
+            ValueError: If a feature is not finite.
+        """
+        if not np.isfinite(features).all():
+            raise ValueError("features are not finite")
+        scale = np.asarray(self.scale, np.float32).reshape(-1, 1, 1, 1)
+        step = np.where(scale > 0, scale, 1)
+        return np.clip(np.rint(features / step), -self.top(self.bits), self.top(self.bits)).astype(np.int8)
+
+    def decode(self, codes: CodeArray) -> npt.NDArray[np.float32]:
+        """Return the features (C, x, y, z) that codes stand for."""
+        return codes.astype(np.float32) * np.asarray(self.scale, np.float32).reshape(-1, 1, 1, 1)
+
+    def bound(self) -> list[float]:
+        """Return the largest error per channel: half a step, and what float32 rounds."""
+        return [scale * (0.5 + 1e-4) for scale in self.scale]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what a store's attributes hold."""
+        return {"kind": "feature_code", "bits": self.bits, "scale": list(self.scale)}
+
+
+ROUNDING = 1e-6  # float32 arithmetic of encoding and reading
+
+
+def code_from_json(data: dict[str, Any] | None) -> MarginCode | FeatureCode | None:
+    """Return the code that a store's attributes describe; None for values that are stored as they are.
+
+    Raises:
+        ValueError: If this version knows no such code.
+    """
+    if data is None:
+        return None
+    if data["kind"] == "margin_code":
+        return MarginCode(int(data["bits"]), data["spacing"], float(data["temperature"]), float(data["clip"]))
+    if data["kind"] == "feature_code":
+        return FeatureCode(int(data["bits"]), tuple(float(s) for s in data["scale"]))
+    raise ValueError(f"unknown code {data['kind']!r}")
+
+
+def _sigmoid(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    with np.errstate(over="ignore"):
+        return 1 / (1 + np.exp(-x))

@@ -1,0 +1,261 @@
+"""One Zarr v3 store per teacher and case: written as a whole, sealed, and checked when it is opened.
+
+`logits` holds margins (K_n, X, Y, Z) and `features/<tap>` features (C', x, y, z), as codes or as they are; each array is
+one shard, each chunk carries a CRC32C. The attributes say how codes are read (`code`), which files belong to the store
+with size and SHA-256 (`files`), and end in a `seal`, the SHA-256 of all the other attributes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import zarr
+from zarr.codecs import BloscCodec, Crc32cCodec
+
+from mskd.cache.quantisation import FeatureCode, MarginCode, code_from_json
+from mskd.cache.selection import expand
+from mskd.errors import MissingArtefactError
+from mskd.provenance import array_digest, content_key, file_digest, made_by
+from mskd.storage import atomic_path
+
+FORMAT = "mskd-targets-2"
+LOGITS = "logits"
+Triple = tuple[int, int, int]
+Box = tuple[slice, slice, slice]
+Code = MarginCode | FeatureCode | None
+
+
+@dataclass(frozen=True)
+class EncodedArray:
+    """An array as it is stored.
+
+    Attributes:
+        values: Codes, or values as they are, (C, x, y, z).
+        code: How codes are read; None for values as they are.
+        stride: Voxels of the study grid per cell, per axis.
+        chunk: Cells per chunk.
+        kept: Which chunks hold something, bool per chunk; None for all.
+        details: What else the attributes say of it (error bounds, projection).
+    """
+
+    values: npt.NDArray[Any]
+    code: Code
+    stride: Triple
+    chunk: Triple
+    kept: npt.NDArray[np.bool_] | None
+    details: dict[str, Any]
+
+
+def write_store(path: Path, arrays: dict[str, EncodedArray], *, key: str, level: int, attributes: dict[str, Any]) -> str:
+    """Write a store under a temporary name, then rename it.
+
+    Args:
+        path: Folder `<case>.zarr`.
+        arrays: By name: "logits", "features/<tap>".
+        key: Content key.
+        level: Compression level of zstd.
+        attributes: Case, teacher, organs, provenance: anything that JSON can hold.
+
+    Returns:
+        Digest of everything that a reader gets from the store.
+    """
+    with atomic_path(path) as part:
+        group = zarr.open_group(part, mode="w", zarr_format=3)
+        described, digests = {}, {}
+        for name, array in arrays.items():
+            _create(group, name, array, level)
+            described[name] = {
+                "code": array.code.to_json() if array.code else None,
+                "stride": list(array.stride),
+                "kept": None if array.kept is None else _pack(array.kept),
+                **array.details,
+            }
+            digests[name] = [array_digest(array.values), described[name]]
+        content = content_key(arrays=digests)
+        files = {
+            file.relative_to(part).as_posix(): [file.stat().st_size, file_digest(file)]
+            for file in sorted(part.rglob("*"))
+            if file.is_file() and file != part / "zarr.json"
+        }
+        sealed = {
+            **attributes,
+            "format": FORMAT,
+            "key": key,
+            "content": content,
+            "axes": "C then RAS",
+            "units": "logits: margins, log-odds of one organ against the rest, at temperature 1",
+            "arrays": described,
+            "files": files,
+            "made_by": made_by(),
+        }
+        group.attrs.update({**sealed, "seal": _seal(sealed)})
+    return content
+
+
+class TargetStore:
+    """A target store, opened for reading."""
+
+    def __init__(self, path: Path, case: str, content: str | None = None) -> None:
+        """Open a store and check its seal, the sizes of its files, and that it is the one that is meant.
+
+        Args:
+            path: Folder `<case>.zarr`.
+            case: Case id, for messages.
+            content: Digest that a manifest names; None for whatever stands there.
+
+        Raises:
+            MissingArtefactError: If there is none, or it is damaged, or another.
+        """
+        self.path, self.case = path, case
+        try:
+            self._group = zarr.open_group(path, mode="r")
+            self.attributes: dict[str, Any] = dict(self._group.attrs.asdict())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise self._unusable(f"{type(error).__name__}: {error}") from error
+        if fault := attributes_fault(self.attributes) or self._files_fault():
+            raise self._unusable(fault)
+        self.content = str(self.attributes["content"])
+        if content is not None and self.content != content:
+            raise self._unusable(f"content {self.content}, its manifest says {content}")
+
+    @cached_property
+    def arrays(self) -> dict[str, zarr.Array[Any]]:
+        """Arrays as stored, by name: "logits" and one per tap."""
+        found: dict[str, zarr.Array[Any]] = {}
+        for name in self.attributes["arrays"]:
+            array: Any = self._group[name]
+            found[name.removeprefix("features/")] = array
+        return found
+
+    @cached_property
+    def codes(self) -> dict[str, Code]:
+        """How each array's codes are read."""
+        return {name.removeprefix("features/"): code_from_json(d["code"]) for name, d in self._described.items()}
+
+    @property
+    def strides(self) -> dict[str, Triple]:
+        """Per tap its stride in voxels of the study grid."""
+        taps = {name: d["stride"] for name, d in self._described.items() if name != LOGITS}
+        return {name.removeprefix("features/"): (s[0], s[1], s[2]) for name, s in taps.items()}
+
+    @property
+    def temperatures(self) -> tuple[float, float]:
+        """Smallest and largest temperature for which the margins' error is bounded as stated."""
+        low, high = self._described[LOGITS]["temperatures"]
+        return float(low), float(high)
+
+    def read(self, name: str, box: Box | None = None) -> npt.NDArray[np.float32]:
+        """Return margins ("logits") or features (a tap), or a box of them on their own grid: (C, x, y, z)."""
+        return self.decode(name, self.read_codes(name, box))
+
+    def read_codes(self, name: str, box: Box | None = None) -> npt.NDArray[Any]:
+        """Return an array as it is stored, or a box of it.
+
+        Raises:
+            MissingArtefactError: If a chunk is damaged.
+        """
+        where = (slice(None), *box) if box is not None else slice(None)
+        try:
+            return np.asarray(self.arrays[name][where])
+        except (OSError, ValueError, RuntimeError, KeyError) as error:
+            raise self._unusable(f"{name}: {error}") from error
+
+    def decode(self, name: str, stored: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        """Return the values that stored ones stand for."""
+        code = self.codes[name]
+        return stored.astype(np.float32) if code is None else code.decode(stored)
+
+    def kept(self, tap: str, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.bool_] | None:
+        """Return which cells of a box of a tap's grid are stored, (x, y, z); None where all are."""
+        chunks = self._kept_chunks[tap]
+        if chunks is None:
+            return None
+        chunk = self.arrays[tap].chunks
+        return expand(chunks, (chunk[1], chunk[2], chunk[3]), start, size)
+
+    @cached_property
+    def _kept_chunks(self) -> dict[str, npt.NDArray[np.bool_] | None]:
+        packed = {name.removeprefix("features/"): d["kept"] for name, d in self._described.items()}
+        return {name: None if text is None else _unpack(text) for name, text in packed.items()}
+
+    @property
+    def _described(self) -> dict[str, dict[str, Any]]:
+        described: dict[str, dict[str, Any]] = self.attributes["arrays"]
+        return described
+
+    def _files_fault(self) -> str:
+        for name, (size, digest) in self.attributes["files"].items():
+            file = self.path / name
+            if not file.is_file():
+                return f"{name} is missing"
+            if file.stat().st_size != size:
+                return f"{name} has {file.stat().st_size} bytes, expected {size}"
+            if file.name == "zarr.json" and file_digest(file) != digest:
+                return f"{name} is damaged"
+        return ""
+
+    def _unusable(self, found: str) -> MissingArtefactError:
+        return MissingArtefactError(
+            case=self.case,
+            file=self.path,
+            expected="a teacher's cached targets, whole and current",
+            found=found,
+            fix="run `mskd cache verify STUDY --repair`, then the workflow again: it remakes what is bad and nothing else",
+        )
+
+
+def stored_content(path: Path, key: str) -> str | None:
+    """Return the digest of a whole store that stands under this key, or None if it has to be made (again)."""
+    try:
+        store = TargetStore(path, "-")
+    except MissingArtefactError:
+        return None
+    return store.content if store.attributes["key"] == key else None
+
+
+def attributes_fault(attributes: dict[str, Any]) -> str:
+    """Return what is wrong with a store's attributes, or nothing."""
+    if attributes.get("format") != FORMAT:
+        return f"format {attributes.get('format')!r}, this version reads {FORMAT!r}"
+    if attributes.get("seal") != _seal({name: value for name, value in attributes.items() if name != "seal"}):
+        return "attributes that do not match their seal"
+    return ""
+
+
+def _seal(attributes: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _create(group: zarr.Group, name: str, array: EncodedArray, level: int) -> None:
+    shape = array.values.shape
+    chunks = (shape[0], *(min(c, n) for c, n in zip(array.chunk, shape[1:], strict=True)))
+    created = group.create_array(
+        name,
+        shape=shape,
+        dtype=array.values.dtype,
+        chunks=chunks,
+        shards=tuple(-(-n // c) * c for n, c in zip(shape, chunks, strict=True)),
+        compressors=(BloscCodec(cname="zstd", clevel=level, shuffle="shuffle"), Crc32cCodec()),
+        fill_value=0,
+        dimension_names=("channel", "x", "y", "z"),
+        config={"write_empty_chunks": False},
+    )
+    created[...] = array.values
+
+
+def _pack(kept: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    return {"shape": list(kept.shape), "bits": np.packbits(kept.ravel()).tobytes().hex()}
+
+
+def _unpack(packed: dict[str, Any]) -> npt.NDArray[np.bool_]:
+    shape = packed["shape"]
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(packed["bits"]), np.uint8))
+    return np.asarray(bits[: int(np.prod(shape))].reshape(shape), bool)

@@ -1,0 +1,52 @@
+"""The commands that a person asks about a whole study: what will it cost, where does it stand. Heavy imports come late."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mskd.cli.options import AsJson, DeviceName, StudyArgument
+
+commands = typer.Typer()
+
+
+@commands.command(
+    epilog="Example: mskd plan config/demo.yaml --jobs 2   or, for a GPU node planned from elsewhere: there "
+    "mskd plan STUDY --write-units gpu.json, here mskd plan STUDY --units gpu.json"
+)
+def plan(
+    study: StudyArgument,
+    jobs: Annotated[int, typer.Option(min=1, help="Jobs that run at the same time.")] = 1,
+    device: DeviceName = "auto",
+    units: Annotated[Path | None, typer.Option(help="Read the unit costs instead of measuring them here.")] = None,
+    write_units: Annotated[Path | None, typer.Option(help="Write the unit costs to this file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say what a study will cost: jobs, time, disk, memory; from unit costs measured here in about half a minute."""
+    from mskd.config.loading import load_study
+    from mskd.plan.report import plan_json, show_plan
+    from mskd.plan.study import plan_study
+    from mskd.plan.units import measured_or_read
+
+    loaded = load_study(study)
+    costs = measured_or_read(loaded, device=device, source=units, target=write_units)
+    planned = plan_study(loaded, costs, parallel=jobs)
+    if as_json:
+        typer.echo(plan_json(planned))
+    else:
+        show_plan(planned)
+
+
+@commands.command(epilog="Example: mskd status config/demo.yaml")
+def status(study: StudyArgument, as_json: AsJson = False) -> None:
+    """Say where a study stands: jobs done, trainings under way with the time left, jobs that failed."""
+    from mskd.config.loading import load_study
+    from mskd.status import show_status, status_json, study_status
+
+    found = study_status(load_study(study))
+    if as_json:
+        typer.echo(status_json(found))
+    else:
+        show_status(found)

@@ -1,0 +1,1 @@
+"""What a study will cost, beforehand: its jobs, measured unit costs, and what follows from both."""

@@ -1,0 +1,20 @@
+rule cache_targets:
+    input:
+        teacher=f"{RESULTS}/manifests/train_teacher/{{teacher}}/{{run}}.json",
+        prepared=f"{RESULTS}/manifests/prepare/{{dataset}}/{{block}}.json",
+    output:
+        f"{RESULTS}/manifests/cache_targets/{{teacher}}/{{run}}/{{dataset}}/{{block}}.json",
+    log:
+        f"{RESULTS}/logs/cache_targets/{{teacher}}/{{run}}/{{dataset}}/{{block}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/cache_targets/{{teacher}}/{{run}}/{{dataset}}/{{block}}.tsv"
+    threads: STUDY.inference.threads
+    resources:
+        gpu=1,
+    params:
+        leaves=short(leaves.cache_leaves(STUDY)),
+        cases=lambda w: GRAPH.members(w.run, w.dataset),
+        code=leaves.stage_code("cache_targets"),
+    shell:
+        "{MSKD} cache make --study {STUDY_FILE} --teacher {wildcards.teacher} --run {wildcards.run}"
+        " --dataset {wildcards.dataset} --block {wildcards.block} > {log} 2>&1"

@@ -1,0 +1,16 @@
+rule evaluate:
+    input:
+        lambda w: GRAPH.predictions(w.method, w.run, w.dataset),
+    output:
+        f"{RESULTS}/metrics/{{method}}/{{run}}/{{dataset}}.csv",
+    log:
+        f"{RESULTS}/logs/evaluate/{{method}}/{{run}}/{{dataset}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/evaluate/{{method}}/{{run}}/{{dataset}}.tsv"
+    params:
+        leaves=lambda w: short(leaves.evaluate_leaves(STUDY, w.dataset)),
+        cases=lambda w: GRAPH.members(w.run, w.dataset),
+        code=leaves.stage_code("evaluate"),
+    shell:
+        "{MSKD} evaluate --study {STUDY_FILE} --method {wildcards.method} --run {wildcards.run}"
+        " --dataset {wildcards.dataset} > {log} 2>&1"

@@ -1,0 +1,13 @@
+rule make_phantoms:
+    output:
+        f"{RESULTS}/manifests/make_phantoms/{{dataset}}.json",
+    log:
+        f"{RESULTS}/logs/make_phantoms/{{dataset}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/make_phantoms/{{dataset}}.tsv"
+    params:
+        leaves=lambda w: short(leaves.phantom_leaves(STUDY, w.dataset)),
+        cases=lambda w: GRAPH.members("fold0-seed0", w.dataset),
+        code=leaves.stage_code("make_phantoms"),
+    shell:
+        "{MSKD} phantom --study {STUDY_FILE} --dataset {wildcards.dataset} > {log} 2>&1"

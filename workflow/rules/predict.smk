@@ -1,0 +1,20 @@
+rule predict:
+    input:
+        student=f"{RESULTS}/manifests/train_student/{{method}}/{{run}}.json",
+        prepared=f"{RESULTS}/manifests/prepare/{{dataset}}/{{block}}.json",
+    output:
+        f"{RESULTS}/manifests/predict/{{method}}/{{run}}/{{dataset}}/{{block}}.json",
+    log:
+        f"{RESULTS}/logs/predict/{{method}}/{{run}}/{{dataset}}/{{block}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/predict/{{method}}/{{run}}/{{dataset}}/{{block}}.tsv"
+    threads: STUDY.inference.threads
+    resources:
+        gpu=1,
+    params:
+        leaves=short(leaves.predict_leaves(STUDY)),
+        cases=lambda w: GRAPH.members(w.run, w.dataset),
+        code=leaves.stage_code("predict"),
+    shell:
+        "{MSKD} predict --study {STUDY_FILE} --method {wildcards.method} --run {wildcards.run}"
+        " --dataset {wildcards.dataset} --block {wildcards.block} > {log} 2>&1"

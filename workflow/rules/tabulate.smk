@@ -1,0 +1,13 @@
+rule tabulate:
+    input:
+        GRAPH.metrics(),
+    output:
+        metrics=f"{RESULTS}/metrics.csv",
+        report=f"{RESULTS}/report/index.html",
+    log:
+        f"{RESULTS}/logs/tabulate.log",
+    params:
+        leaves=short(leaves.tabulate_leaves(STUDY)),
+        code=leaves.stage_code("tabulate"),
+    shell:
+        "{MSKD} tabulate --study {STUDY_FILE} > {log} 2>&1"

@@ -1,0 +1,18 @@
+rule train_student:
+    input:
+        lambda w: GRAPH.student_inputs(w.method, w.run),
+    output:
+        f"{RESULTS}/manifests/train_student/{{method}}/{{run}}.json",
+    log:
+        f"{RESULTS}/logs/train_student/{{method}}/{{run}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_student/{{method}}/{{run}}.tsv"
+    threads: STUDY.training.threads
+    resources:
+        gpu=1,
+    params:
+        leaves=lambda w: short(leaves.student_leaves(STUDY, w.method)),
+        cases=lambda w: GRAPH.members(w.run, *GRAPH.training),
+        code=lambda w: leaves.stage_code("train_student", STUDY.method_kind(w.method)),
+    shell:
+        "{MSKD} train-student --study {STUDY_FILE} --method {wildcards.method} --run {wildcards.run} > {log} 2>&1"

@@ -1,0 +1,18 @@
+rule train_teacher:
+    input:
+        lambda w: GRAPH.prepared(STUDY.teacher_dataset(w.teacher)),
+    output:
+        f"{RESULTS}/manifests/train_teacher/{{teacher}}/{{run}}.json",
+    log:
+        f"{RESULTS}/logs/train_teacher/{{teacher}}/{{run}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/train_teacher/{{teacher}}/{{run}}.tsv"
+    threads: STUDY.training.threads
+    resources:
+        gpu=1,
+    params:
+        leaves=lambda w: short(leaves.teacher_leaves(STUDY, w.teacher)),
+        cases=lambda w: GRAPH.members(w.run, STUDY.teacher_dataset(w.teacher)),
+        code=leaves.stage_code("train_teacher"),
+    shell:
+        "{MSKD} train-teacher --study {STUDY_FILE} --teacher {wildcards.teacher} --run {wildcards.run} > {log} 2>&1"
