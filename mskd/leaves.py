@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from mskd.cache.settings import cache_settings
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
 from mskd.config.study import Study
 from mskd.config.training import Training
@@ -59,10 +60,21 @@ def teacher_leaves(study: Study, teacher: str) -> Leaves:
     }
 
 
+def projection_leaves(study: Study) -> Leaves:
+    """Leaves of fitting any teacher's projection of features."""
+    settings = cache_settings(study.cache)
+    return {
+        "taps": settings.taps,
+        "channels": settings.feature_channels,
+        "hu_clip": study.preprocessing.hu_clip,
+        **_window_leaves(study),
+    }
+
+
 def cache_leaves(study: Study) -> Leaves:
     """Leaves of caching any teacher's targets."""
     return {
-        "cache": study.cache.model_dump(mode="json", exclude={"splits"}),
+        "cache": cache_settings(study.cache).to_json(),
         "hu_clip": study.preprocessing.hu_clip,
         **_window_leaves(study),
     }

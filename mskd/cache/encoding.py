@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mskd.cache.projection import Projection
 from mskd.cache.quantisation import FeatureCode, MarginCode
-from mskd.cache.selection import expand, kept_chunks
+from mskd.cache.selection import body_chunks, expand, kept_chunks
 from mskd.cache.settings import CacheSettings
 from mskd.cache.store import LOGITS, EncodedArray
 from mskd.teachers.base import TeacherTargets
@@ -47,7 +47,7 @@ def encode_targets(
         projections: Per tap, where features are projected.
         seed: Of the background sample: the same for all teachers of a case.
     """
-    region = (targets.margins > 0).any(0)
+    region: npt.NDArray[np.bool_] = np.any(targets.margins > 0, axis=0)
     if truth is not None:
         region |= truth
     arrays = {LOGITS: _encode_margins(targets.margins, settings)}
@@ -93,7 +93,8 @@ def _encode_features(
     shape: Triple = (features.shape[1], features.shape[2], features.shape[3])
     wanted = [max(2, settings.chunk // s) for s in stride]
     chunk: Triple = (min(wanted[0], shape[0]), min(wanted[1], shape[1]), min(wanted[2], shape[2]))
-    kept = None
+    # beyond the body no window was computed: nothing there may supervise
+    kept = body_chunks(body, stride=stride, shape=shape, chunk=chunk)
     if settings.feature_chunks == "regions":
         kept = kept_chunks(
             region,

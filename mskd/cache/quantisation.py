@@ -61,7 +61,8 @@ class MarginCode:
             level = np.clip(margins.astype(np.float32) / np.float32(2 * self.clip) + np.float32(0.5), 0, 1)
         if np.isnan(level).any():
             raise ValueError("margins hold NaN")
-        return np.rint(level * np.float32(self.levels - 1)).astype(self.dtype)
+        codes: CodeArray = np.rint(level * np.float32(self.levels - 1)).astype(self.dtype)
+        return codes
 
     def decode(self, codes: CodeArray) -> npt.NDArray[np.float32]:
         """Return the margins that codes stand for."""

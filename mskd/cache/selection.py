@@ -57,6 +57,12 @@ def kept_chunks(
     return (organ | sampled) & (inside | organ)
 
 
+def body_chunks(body: BoolArray, *, stride: Triple, shape: Triple, chunk: Triple) -> BoolArray:
+    """Return which chunks of a tap hold something of the body; the arguments are those of `kept_chunks`."""
+    step = [s * c for s, c in zip(stride, chunk, strict=True)]
+    return _any(body, step, (ceil(shape[0] / chunk[0]), ceil(shape[1] / chunk[1]), ceil(shape[2] / chunk[2])))
+
+
 def expand(kept: BoolArray, chunk: Triple, start: Sequence[int], size: Sequence[int]) -> BoolArray:
     """Return for a box of the tap's grid whether each cell is kept, (x, y, z); False outside of the grid."""
     axes = [np.arange(s, s + n) // c for s, n, c in zip(start, size, chunk, strict=True)]

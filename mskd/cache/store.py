@@ -1,7 +1,7 @@
 """One Zarr v3 store per teacher and case: written as a whole, sealed, and checked when it is opened.
 
-`logits` holds margins (K_n, X, Y, Z) and `features/<tap>` features (C', x, y, z), as codes or as they are; each array is
-one shard, each chunk carries a CRC32C. The attributes say how codes are read (`code`), which files belong to the store
+`logits` holds margins (K_n, X, Y, Z) and `features/<tap>` features (C', x, y, z), as codes or as they are; each array
+is one shard, each chunk carries a CRC32C. The attributes say how codes are read (`code`), which files belong to the store
 with size and SHA-256 (`files`), and end in a `seal`, the SHA-256 of all the other attributes.
 """
 
@@ -42,7 +42,7 @@ class EncodedArray:
         code: How codes are read; None for values as they are.
         stride: Voxels of the study grid per cell, per axis.
         chunk: Cells per chunk.
-        kept: Which chunks hold something, bool per chunk; None for all.
+        kept: Which chunks of features are stored, bool per chunk; None for margins, which are stored everywhere.
         details: What else the attributes say of it (error bounds, projection).
     """
 
@@ -54,7 +54,9 @@ class EncodedArray:
     details: dict[str, Any]
 
 
-def write_store(path: Path, arrays: dict[str, EncodedArray], *, key: str, level: int, attributes: dict[str, Any]) -> str:
+def write_store(
+    path: Path, arrays: dict[str, EncodedArray], *, key: str, level: int, attributes: dict[str, Any]
+) -> str:
     """Write a store under a temporary name, then rename it.
 
     Args:
@@ -173,18 +175,15 @@ class TargetStore:
         code = self.codes[name]
         return stored.astype(np.float32) if code is None else code.decode(stored)
 
-    def kept(self, tap: str, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.bool_] | None:
-        """Return which cells of a box of a tap's grid are stored, (x, y, z); None where all are."""
-        chunks = self._kept_chunks[tap]
-        if chunks is None:
-            return None
+    def kept(self, tap: str, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.bool_]:
+        """Return which cells of a box of a tap's grid are stored, (x, y, z)."""
         chunk = self.arrays[tap].chunks
-        return expand(chunks, (chunk[1], chunk[2], chunk[3]), start, size)
+        return expand(self._kept_chunks[tap], (chunk[1], chunk[2], chunk[3]), start, size)
 
     @cached_property
-    def _kept_chunks(self) -> dict[str, npt.NDArray[np.bool_] | None]:
+    def _kept_chunks(self) -> dict[str, npt.NDArray[np.bool_]]:
         packed = {name.removeprefix("features/"): d["kept"] for name, d in self._described.items()}
-        return {name: None if text is None else _unpack(text) for name, text in packed.items()}
+        return {name: _unpack(text) for name, text in packed.items() if text is not None}
 
     @property
     def _described(self) -> dict[str, dict[str, Any]]:
@@ -208,7 +207,7 @@ class TargetStore:
             file=self.path,
             expected="a teacher's cached targets, whole and current",
             found=found,
-            fix="run `mskd cache verify STUDY --repair`, then the workflow again: it remakes what is bad and nothing else",
+            fix="run `mskd cache verify STUDY --repair`, then the workflow again: it remakes only what is bad",
         )
 
 

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from mskd.cli.cache import cache_commands
 from mskd.cli.options import (
     BlockName,
     DatasetName,
@@ -21,7 +22,6 @@ from mskd.cli.options import (
 from mskd.errors import ConfigError
 
 commands = typer.Typer()
-cache_commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Teachers' cached targets.")
 commands.add_typer(cache_commands, name="cache")
 
 
@@ -96,26 +96,6 @@ def train_teacher(study: StudyFile, teacher: TeacherName, run: RunName, device: 
     stage(load_study(study), teacher, run, pick_device(device))
 
 
-@cache_commands.command(
-    "make",
-    epilog="Example: mskd cache make --study config/demo.yaml --teacher liver --run fold0-seed0 --dataset spleen --block b00",
-)
-def cache_make(
-    study: StudyFile,
-    teacher: TeacherName,
-    run: RunName,
-    dataset: DatasetName,
-    block: BlockName,
-    device: DeviceName = "auto",
-) -> None:
-    """Run a teacher once over a block of cases and store logits and features."""
-    from mskd.config.loading import load_study
-    from mskd.device import pick_device
-    from mskd.stages.cache_targets import cache_targets
-
-    cache_targets(load_study(study), teacher, run, dataset, block, pick_device(device))
-
-
 @commands.command(epilog="Example: mskd train-student --study config/demo.yaml --method mskd --run fold0-seed0")
 def train_student(study: StudyFile, method: MethodName, run: RunName, device: DeviceName = "auto") -> None:
     """Train the multi-organ network of a method from cached targets."""
@@ -127,8 +107,9 @@ def train_student(study: StudyFile, method: MethodName, run: RunName, device: De
 
 
 @commands.command(
-    epilog="Example: mskd predict -m results/demo/models/mskd/fold0-seed0 -i scan.nii.gz -o predictions   or, in a study, "
-    "mskd predict --study config/demo.yaml --method mskd --run fold0-seed0 --dataset multi_organ --block b00"
+    epilog="Example: mskd predict -m results/demo/models/mskd/fold0-seed0 -i scan.nii.gz -o predictions   "
+    "or, in a study, mskd predict --study config/demo.yaml --method mskd --run fold0-seed0 --dataset multi_organ "
+    "--block b00"
 )
 def predict(
     model: Annotated[Path | None, typer.Option("--model", "-m", help="Model folder.")] = None,
@@ -158,8 +139,8 @@ def predict(
 
 
 @commands.command(
-    epilog="Example: mskd evaluate --reference labels --prediction out --labels '{\"liver\": 1}' --output scores   or, in a "
-    "study, mskd evaluate --study config/demo.yaml --method mskd --run fold0-seed0 --dataset multi_organ"
+    epilog="Example: mskd evaluate --reference labels --prediction out --labels '{\"liver\": 1}' --output scores   or, "
+    "in a study, mskd evaluate --study config/demo.yaml --method mskd --run fold0-seed0 --dataset multi_organ"
 )
 def evaluate(
     reference: Annotated[Path | None, typer.Option(help="Folder of reference labels.")] = None,

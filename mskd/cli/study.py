@@ -1,4 +1,4 @@
-"""The commands that a person asks about a whole study: what will it cost, where does it stand. Heavy imports come late."""
+"""The commands that a person asks about a whole study: its cost, and where it stands. Heavy imports come late."""
 
 from __future__ import annotations
 
@@ -26,12 +26,13 @@ def plan(
 ) -> None:
     """Say what a study will cost: jobs, time, disk, memory; from unit costs measured here in about half a minute."""
     from mskd.config.loading import load_study
-    from mskd.plan.report import plan_json, show_plan
-    from mskd.plan.study import plan_study
     from mskd.plan.units import measured_or_read
 
     loaded = load_study(study)
     costs = measured_or_read(loaded, device=device, source=units, target=write_units)
+    from mskd.plan.report import plan_json, show_plan
+    from mskd.plan.study import plan_study
+
     planned = plan_study(loaded, costs, parallel=jobs)
     if as_json:
         typer.echo(plan_json(planned))

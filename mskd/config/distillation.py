@@ -1,4 +1,4 @@
-"""What teachers pass on: cached targets, and how the student learns from them.
+"""How the student learns from the teachers' cached targets.
 
 The paper's equations are not available; this is reconstructed from its description (arXiv 2108.02559),
 and every open choice is a key.
@@ -13,17 +13,6 @@ from pydantic import model_validator
 from mskd.config.section import Section, key
 
 
-class Cache(Section):
-    """What of each teacher's targets is stored."""
-
-    taps: list[str] = key(lambda: ["decoder2"], "taps whose features are stored; [] stores logits alone")
-    dtype: Literal["float16", "float32"] = key("float16", "number format of margins and features on disk")
-    splits: list[Literal["train", "val", "test"]] = key(
-        lambda: ["train"], "cases of the training datasets that are cached"
-    )
-    chunk: int = key(32, "edge of a chunk at full resolution", unit="voxels", ge=8)
-
-
 class Distillation(Section):
     """Region-wise supervision of the student by the cached targets (method mskd)."""
 
@@ -32,8 +21,8 @@ class Distillation(Section):
     temperature: float = key(1.0, "τ, acts on margins: σ(m / τ)", gt=0)
     form: Literal["margin", "raw", "assembled"] = key(
         "margin",
-        "margin: one-vs-rest log-odds against the LSE of the student's other channels; raw: against its background channel "
-        "alone; assembled: one softmax target with background 0 and the organs' margins",
+        "margin: one-vs-rest log-odds against the LSE of the student's other channels; raw: against its background "
+        "channel alone; assembled: one softmax target with background 0 and the organs' margins",
     )
     hard_targets: bool = key(False, "use the sign of the teachers' margins instead of their probability")
     logit_regions: Literal["organ", "background", "both"] = key("both", "where logits are compared")

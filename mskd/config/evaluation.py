@@ -14,7 +14,7 @@ class Inference(Section):
         None, "window in voxels of the study grid; default: the training patch", unit="voxels"
     )
     overlap: float = key(0.5, "share of the window that neighbours have in common", ge=0, lt=1)
-    batch_size: int = key(1, "windows per forward pass", ge=1)
+    batch_size: int = key(2, "windows per forward pass", ge=1)
     threads: int = key(2, "CPU threads of one inference job", ge=1)
 
 

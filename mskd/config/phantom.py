@@ -64,7 +64,7 @@ class Scanner(Section):
     )
     jitter: float = key(
         0.5,
-        "How much noise, field of view, position and contrast vary from scan to scan, 0 for not at all.",
+        "How much noise, contrast and the position in the field of view vary from scan to scan, 0 for not at all.",
         unit="fraction",
         ge=0,
         le=2,

@@ -8,8 +8,9 @@ from typing import Any, Literal, TypeVar
 
 from pydantic import field_validator, model_validator
 
+from mskd.config.cache import Cache
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
-from mskd.config.distillation import Cache, Distillation
+from mskd.config.distillation import Distillation
 from mskd.config.evaluation import Evaluation, Inference
 from mskd.config.model import Network, Preprocessing
 from mskd.config.section import Section, key
@@ -135,8 +136,18 @@ class Study(Section):
             self.teacher_training(name)
         for name in self.methods:
             self.method_training(name)
-            self.method_distillation(name)
+            self._check_temperature(name)
         return self
+
+    def _check_temperature(self, method: str) -> None:
+        low, high = self.cache.temperatures
+        temperature = self.method_distillation(method).temperature
+        if not low <= temperature <= high:
+            raise ValueError(
+                f"methods.{method}: distillation.temperature is {temperature}, allowed: {low} to {high}, for which the "
+                f"cache bounds its error; write `cache: {{temperatures: [{min(low, temperature)}, "
+                f"{max(high, temperature)}]}}`"
+            )
 
     def _check_sizes(self) -> None:
         stride = self.network.coarsest_stride

@@ -66,8 +66,8 @@ class Training(Section):
     foreground_share: float = key(0.5, "share of patches centred on a labelled organ", ge=0, le=1)
     loss: Literal["organ_wise", "marginal"] = key(
         "organ_wise",
-        "form of cross-entropy: one-vs-rest per organ, summed; or one CE with unlabelled organs merged into background. "
-        "Both add soft Dice per labelled organ",
+        "form of cross-entropy: one-vs-rest per organ, summed; or one CE with unlabelled organs merged into the "
+        "background. Both add soft Dice per labelled organ",
     )
     dice_weight: float = key(1.0, "weight of the soft Dice term", ge=0)
     mixed_precision: bool = key(True, "bfloat16 on GPUs; CPUs always compute in float32")

@@ -23,6 +23,7 @@ from mskd.margins import margins
 from mskd.regions import Regions
 
 HARD_MARGIN = 20.0
+FLAT = 0.1  # least deviation of a channel, as a share of the channels' mean deviation
 NEVER = -1e4  # score of a class that a softmax leaves out
 
 
@@ -118,6 +119,7 @@ def feature_loss(
     teacher: Tensor,
     mask: Tensor,
     *,
+    kept: Tensor | None = None,
     distance: Literal["l2", "cosine"] = "l2",
     normalisation: Literal["none", "channel"] = "channel",
 ) -> Tensor:
@@ -127,13 +129,18 @@ def feature_loss(
         student: φ(F_S), (B, C, x, y, z).
         teacher: F_T of the same shape; no gradient flows into it.
         mask: Voxels of the tap's grid that count, bool (B, 1, x, y, z).
+        kept: Voxels at which the teacher's features are known, bool (B, 1, x, y, z); None for everywhere.
         distance: Squared difference per channel, or 1 − cosine over channels.
-        normalisation: "channel" divides both by the teacher's mean and standard deviation per channel and sample.
+        normalisation: "channel" standardises both by the teacher's mean and standard deviation per channel and sample.
     """
     teacher = teacher.detach()
+    known = torch.ones_like(mask) if kept is None else kept
+    mask = mask & known
     if normalisation == "channel":
-        mean = teacher.mean((2, 3, 4), keepdim=True)
-        std = teacher.std((2, 3, 4), keepdim=True).clamp_min(1e-3)
+        mean = masked_mean(teacher, known)[:, :, None, None, None]
+        std = masked_mean((teacher - mean).square(), known).sqrt()
+        # a channel that hardly varies says nothing; without a floor its noise would outweigh all others
+        std = torch.maximum(std, FLAT * std.mean(1, keepdim=True)).clamp_min(1e-3)[:, :, None, None, None]
         student, teacher = (student - mean) / std, (teacher - mean) / std
     if distance == "l2":
         error = (student - teacher).square().mean(1, keepdim=True)

@@ -98,7 +98,7 @@ def _feature_terms(
     context: MethodContext,
     taps: dict[str, tuple[int, int, int]],
 ) -> dict[str, Tensor]:
-    """Return the mean over teachers, one term per tap; a mean, so that λ does not depend on the number of teachers."""
+    """Return one term per tap, the sum over teachers."""
     settings = context.distillation
     terms: dict[str, Tensor] = {}
     for tap, stride in taps.items():
@@ -110,10 +110,11 @@ def _feature_terms(
                 projected,
                 batch.features[teacher, tap],
                 mask,
+                kept=batch.kept.get((teacher, tap)),
                 distance=settings.feature_distance,
                 normalisation=settings.feature_normalisation,
             )
-        terms[f"feature_{tap}"] = total / len(context.owned)
+        terms[f"feature_{tap}"] = total
     return terms
 
 

@@ -56,12 +56,13 @@ def build(
     course = pancreas_course(draws)
     right, right_sinus = kidney(patient, draws, 1.0)
     left, left_sinus = kidney(patient, draws, -1.0)
+    lien = spleen(patient, draws)
     head = course[0][4]
     organs = [
-        stomach(patient, draws),
+        stomach(patient, draws, lien),
         liver(patient, draws),
-        spleen(patient, draws),
         pancreas(patient, draws, course),
+        lien,
         right,
         left,
         right_sinus,

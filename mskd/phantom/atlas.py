@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import lru_cache
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 from scipy import ndimage
 
-from mskd.config.phantom import PhantomAtlas, PhantomDataset
-from mskd.errors import ConfigError, DataError
+from mskd.config.phantom import PhantomDataset
+from mskd.errors import ConfigError
+from mskd.phantom.atlas_file import Atlas, load_atlas
 from mskd.phantom.noise import FloatArray, Lattice
 from mskd.phantom.scanner import Axes, Scan, acquire
 from mskd.phantom.shapes import rotation
@@ -32,88 +30,6 @@ _TEXTURE_HU = {
 }
 
 
-@dataclass(frozen=True)
-class Atlas:
-    """A label map in canonical axes.
-
-    Attributes:
-        labels: (X, Y, Z) values of the file.
-        ct: (X, Y, Z) float32 HU on the same grid, or None.
-        spacing_mm: Voxel spacing.
-        centre: Voxel in the middle of the organs, which comes to lie in the middle of the field of view.
-    """
-
-    labels: npt.NDArray[np.int32]
-    ct: FloatArray | None
-    spacing_mm: npt.NDArray[np.float64]
-    centre: npt.NDArray[np.float64]
-
-
-@lru_cache(maxsize=2)
-def load_atlas(labels: Path, ct: Path | None, organ_values: tuple[int, ...]) -> Atlas:
-    """Read an atlas.
-
-    Args:
-        labels: Label map.
-        ct: CT on the same grid, or None.
-        organ_values: File values about which the field of view is centred.
-
-    Raises:
-        DataError: If a file is missing, unreadable or not on the label map's grid.
-    """
-    values, affine = _read(labels)
-    hu = None
-    if ct is not None:
-        image, ct_affine = _read(ct)
-        if image.shape != values.shape or not np.allclose(affine, ct_affine, atol=1e-2):
-            raise DataError(
-                case="atlas",
-                file=ct,
-                expected=f"the grid of {labels.name}, {values.shape}",
-                found=f"{image.shape}, or another affine",
-                fix="resample the CT onto the grid of its label map",
-            )
-        hu = image.astype(np.float32)
-    label_map = np.rint(values).astype(np.int32)
-    inside = np.isin(label_map, organ_values) if organ_values else label_map > 0
-    if not inside.any():
-        raise DataError(
-            case="atlas",
-            file=labels,
-            expected=f"voxels with one of the values {list(organ_values)}",
-            found=f"values {np.unique(label_map)[:20].tolist()}",
-            fix="correct atlas.label_map",
-        )
-    corners = [np.flatnonzero(inside.any(axis=others))[[0, -1]] for others in ((1, 2), (0, 2), (0, 1))]
-    centre = np.array([pair.mean() for pair in corners])
-    return Atlas(label_map, hu, np.sqrt((affine[:3, :3] ** 2).sum(axis=0)), centre)
-
-
-def _read(path: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float64]]:
-    import nibabel as nib
-
-    try:
-        image = nib.as_closest_canonical(nib.load(path))
-        array = np.asarray(image.dataobj, dtype=np.float32)
-    except (OSError, nib.filebasedimages.ImageFileError) as error:
-        raise DataError(
-            case="atlas",
-            file=path,
-            expected="a NIfTI file",
-            found=str(error),
-            fix="correct the path in `atlas`",
-        ) from error
-    if array.ndim != 3:
-        raise DataError(
-            case="atlas",
-            file=path,
-            expected="three axes",
-            found=f"shape {array.shape}",
-            fix="give a single volume",
-        )
-    return array, np.asarray(image.affine)
-
-
 def simulate_from_atlas(spec: PhantomDataset, index: int, generators: Sequence[np.random.Generator]) -> Scan:
     """Return one scan of a deformed copy of the atlas.
 
@@ -123,7 +39,7 @@ def simulate_from_atlas(spec: PhantomDataset, index: int, generators: Sequence[n
         generators: Generators of tissues, deformation, pose and scan.
 
     Raises:
-        ConfigError: If `spec` has no atlas, or its label map names an unknown tissue.
+        ConfigError: If `spec` has no atlas, or its label map names an unknown tissue or lacks an organ.
         DataError: If the files cannot be used.
     """
     if spec.atlas is None:
@@ -131,10 +47,8 @@ def simulate_from_atlas(spec: PhantomDataset, index: int, generators: Sequence[n
     of_tissue, of_shape, of_pose, of_scan = generators
     tissues = dict(draw_tissues(of_tissue, spec.scanner.phase, spec.scanner.jitter))
     tissues["soft_tissue"] = 42.0
-    names = _names(spec.atlas, tissues)
-    atlas = load_atlas(
-        spec.atlas.labels, spec.atlas.ct, tuple(v for v, name in names.items() if name in ORGAN_VALUES)
-    )
+    names = _names(spec, spec.atlas.label_map, tissues)
+    atlas = load_atlas(spec.atlas.labels, spec.atlas.ct, tuple(v for v, name in names.items() if name in ORGAN_VALUES))
     strength = spec.deformation
     matrix = _affine_change(of_pose, strength) / spec.scale
     offset_mm = np.clip(of_pose.standard_normal(3), -2, 2) * spec.scanner.jitter * 8
@@ -152,15 +66,26 @@ def simulate_from_atlas(spec: PhantomDataset, index: int, generators: Sequence[n
     return acquire(spec.scanner, painter, of_scan, back_mm=None)
 
 
-def _names(atlas: PhantomAtlas, tissues: Mapping[str, float]) -> dict[int, str]:
+def _names(spec: PhantomDataset, label_map: Mapping[int, str], tissues: Mapping[str, float]) -> dict[int, str]:
+    """Return the tissue or organ of each value of the file, checked against what there is and what is asked for."""
     known = sorted({*tissues, *ORGAN_VALUES})
-    for value, name in atlas.label_map.items():
+    for value, name in label_map.items():
         if name not in known:
             raise ConfigError(
                 f"atlas.label_map: {value}: {name!r} is no tissue; known are {', '.join(known)}\n"
                 f"  write, for instance, `label_map: {{{value}: liver}}`"
             )
-    return {0: "air", **atlas.label_map}
+    named = sorted(set(label_map.values()) & set(ORGAN_VALUES))
+    both = {"kidney": ("right_kidney", "left_kidney")}
+    missing = [organ for organ in spec.organs if not set(both.get(organ, (organ,))) & set(named)]
+    if missing or not named:
+        wanted = ", ".join(missing) or "any organ"
+        example = both.get(missing[0], (missing[0],))[0] if missing else "liver"
+        raise ConfigError(
+            f"atlas.label_map has no value for {wanted}; its organs are {', '.join(named) or '(none)'}\n"
+            f"  write the value that the label map has for it, for instance `label_map: {{1: {example}}}`"
+        )
+    return {0: "air", **label_map}
 
 
 def _affine_change(rng: np.random.Generator, strength: float) -> npt.NDArray[np.float64]:
@@ -236,9 +161,7 @@ def _sample(
     if atlas.ct is not None:
         # Where no mapped value has the greater part, the voxel belongs to none.
         labels[best <= 0.5] = 0
-        ct = ndimage.map_coordinates(
-            atlas.ct, where, order=1, mode="constant", cval=_OUTSIDE_HU, prefilter=False
-        )
+        ct = ndimage.map_coordinates(atlas.ct, where, order=1, mode="constant", cval=_OUTSIDE_HU, prefilter=False)
         return ct.astype(np.float32), labels
     return mix + (1 - np.clip(total, 0, 1)) * np.float32(_OUTSIDE_HU), labels
 
@@ -246,14 +169,12 @@ def _sample(
 def _boxes(labels: npt.NDArray[np.int32]) -> list[tuple[int, tuple[slice, slice, slice]]]:
     """Return every value with the box that holds it; the background too, whatever its value."""
     shifted = labels - int(labels.min()) + 1
-    boxes = ndimage.find_objects(shifted)
-    return [(n + int(labels.min()), box) for n, box in enumerate(boxes) if box is not None]
+    boxes = enumerate(ndimage.find_objects(shifted), start=int(labels.min()))
+    return [(value, (box[0], box[1], box[2])) for value, box in boxes if box is not None]
 
 
 def _padded(box: tuple[slice, slice, slice], shape: tuple[int, ...]) -> tuple[slice, ...]:
-    return tuple(
-        slice(max(part.start - 1, 0), min(part.stop + 1, size)) for part, size in zip(box, shape, strict=True)
-    )
+    return tuple(slice(max(part.start - 1, 0), min(part.stop + 1, size)) for part, size in zip(box, shape, strict=True))
 
 
 def _near(where: FloatArray, box: tuple[slice, slice, slice]) -> tuple[slice, slice, slice] | None:

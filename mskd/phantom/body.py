@@ -1,5 +1,8 @@
 """The frame of the body: skin, fat, muscular wall, ribs, lungs, heart, spine, pelvis."""
 
+# mypy: disable-error-code="no-any-return"
+# (products of a numpy scalar and an array are typed Any)
+
 from __future__ import annotations
 
 import numpy as np
@@ -76,9 +79,7 @@ def frame(patient: Patient, rng: np.random.Generator) -> list[Structure]:
     gullet = curve([(-8, -22, 260), (-6, -20, 150), (-14, -8, 112), (-34, -4, 92)])
     parts.append(_tube("oesophagus", gullet, along([8, 8, 9, 9], gullet), flat(hu["stomach"] - 15, fine=12)))
     for side in (-1.0, 1.0):
-        crus = curve(
-            [(side * 16, -20, 104), (side * 19, -26, 60), (side * 17, -28, 20), (side * 12, -30, -25)]
-        )
+        crus = curve([(side * 16, -20, 104), (side * 19, -26, 60), (side * 17, -28, 20), (side * 12, -30, -25)])
         parts.append(_tube("crus", crus, along([6, 7, 6, 3], crus), flat(hu["muscle"], fine=5), rough_mm=1.0))
         parts += _adrenal(patient, side)
         psoas = curve(
@@ -125,9 +126,7 @@ def _heart(patient: Patient, jitter: np.ndarray) -> Structure:
     return Structure("heart", (-100, -45, 80), (60, 100, 220), field, shade)
 
 
-def _tube(
-    name: str, points: np.ndarray, radii: np.ndarray, shade: Shade, *, rough_mm: float = 0.0
-) -> Structure:
+def _tube(name: str, points: np.ndarray, radii: np.ndarray, shade: Shade, *, rough_mm: float = 0.0) -> Structure:
     low, high = extent(points, float(np.max(radii)) + 4)
 
     def field(p: Patch) -> FloatArray:
@@ -190,9 +189,7 @@ def _spine(patient: Patient) -> list[Structure]:
         wing = np.maximum(wing, np.abs(p.x) - np.float32(36))
         joint = np.sqrt((np.abs(p.x) - 17) ** 2 + (y + 9) ** 2) - np.float32(7.5)
         processes = smooth_union(smooth_union(ring, spinous, 4), np.minimum(wing, joint), 4)
-        return np.maximum(
-            processes, np.maximum(np.float32(8) - np.sqrt(p.x * p.x + y * y), np.abs(height) - 14)
-        )
+        return np.maximum(processes, np.maximum(np.float32(8) - np.sqrt(p.x * p.x + y * y), np.abs(height) - 14))
 
     def canal(p: Patch) -> FloatArray:
         y = lordosis(p) + np.float32(28)

@@ -1,5 +1,8 @@
 """Bowel: convoluted small-bowel loops, the frame of the colon, the duodenum."""
 
+# mypy: disable-error-code="no-any-return"
+# (products of a numpy scalar and an array are typed Any)
+
 from __future__ import annotations
 
 import numpy as np
@@ -151,10 +154,7 @@ def duodenum(patient: Patient, draws: Draws, head: Point) -> list[Structure]:
         (-34, 6, z - 22),
     ]
     points = curve(
-        [
-            (a + s[0], b + s[1], c + s[2])
-            for (a, b, c), s in zip(knots, (draws.shift(2) for _ in knots), strict=True)
-        ]
+        [(a + s[0], b + s[1], c + s[2]) for (a, b, c), s in zip(knots, (draws.shift(2) for _ in knots), strict=True)]
     )
     radii = along([11, 11, 12, 12, 11, 10, 11], points)
     return [

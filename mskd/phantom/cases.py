@@ -29,7 +29,8 @@ def case_generators(spec: PhantomDataset, index: int) -> list[np.random.Generato
 def draw_pose(spec: PhantomDataset, rng: np.random.Generator) -> Pose:
     """Draw how a patient lies in the scanner."""
     angles = np.clip(rng.standard_normal(3), -2, 2) * spec.deformation * np.array([1.5, 1.5, 2.5])
-    offsets = np.clip(rng.standard_normal(3), -2, 2) * spec.scanner.jitter * np.array([8.0, 8.0, 10.0])
+    # Scans are planned along the length by eye, across it by lasers.
+    offsets = np.clip(rng.standard_normal(3), -2, 2) * spec.scanner.jitter * np.array([10.0, 10.0, 24.0])
     x, y, z = offsets - np.array(_MIDDLE_MM) * spec.scale
     turn = rotation((float(angles[0]), float(angles[1]), float(angles[2])))
     return Pose(turn, (float(x), float(y), float(z)), spec.scale)

@@ -62,9 +62,7 @@ def lookalikes(patient: Patient, draws: Draws, course: np.ndarray) -> list[Struc
     if rng.random() < 0.6:
         side = float(rng.choice([-1.0, 1.0]))
         parts.append(
-            blob(
-                "mass", place((side * 80, -6, -118), 10), radii(14, 26), hu["kidney_cortex"] - 12, turn=turn()
-            )
+            blob("mass", place((side * 80, -6, -118), 10), radii(14, 26), hu["kidney_cortex"] - 12, turn=turn())
         )
     for _ in range(2):
         anchor = course[int(rng.integers(12, len(course) - 4))] + np.array([0.0, 17.0, -17.0])
@@ -91,16 +89,12 @@ def lesions(patient: Patient, draws: Draws) -> list[Structure]:
     """Return cysts and tumours inside liver, kidneys and pancreas, which keep the organ's label, and splenunculi."""
     hu, rng = patient.tissues, draws.rng
 
-    def inside(
-        organ: str, centre: Point, spread: float, size: tuple[float, float], value: float
-    ) -> Structure:
+    def inside(organ: str, centre: Point, spread: float, size: tuple[float, float], value: float) -> Structure:
         x, y, z = np.array(centre) + rng.normal(0, spread, 3)
         radius = float(rng.uniform(*size))
         others = (0, *(number for name, number in ORGAN_VALUES.items() if name != organ))
         shape = (radius, radius * float(rng.uniform(0.7, 1.1)), radius * float(rng.uniform(0.7, 1.1)))
-        return blob(
-            "lesion", (float(x), float(y), float(z)), shape, value, label=None, keep=others, rough_mm=1
-        )
+        return blob("lesion", (float(x), float(y), float(z)), shape, value, label=None, keep=others, rough_mm=1)
 
     parts = [
         inside("liver", (75, 5, 40), 32, (5, 16), hu["water"] if rng.random() < 0.4 else hu["tumour"])

@@ -129,8 +129,7 @@ def write_dataset_json(root: Path, spec: PhantomDataset) -> None:
         "numTraining": len(cases),
         "numTest": 0,
         "training": [
-            {"image": f"./imagesTr/{case.image.name}", "label": f"./labelsTr/{case.label.name}"}
-            for case in cases
+            {"image": f"./imagesTr/{case.image.name}", "label": f"./labelsTr/{case.label.name}"} for case in cases
         ],
         "test": [],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -47,30 +48,42 @@ class Lattice:
 
     def sample(self, axes_mm: tuple[FloatArray, FloatArray, FloatArray]) -> FloatArray:
         """Return (C, X, Y, Z) float32 values on the grid spanned by the three coordinate axes (mm)."""
-        weights = [
-            spline_weights((axis - start) / self.pitch_mm, count)
-            for axis, start, count in zip(axes_mm, self.origin_mm, self.values.shape[1:], strict=True)
-        ]
-        field = self.values @ weights[2].T  # (C, A, B, Z)
-        field = np.matmul(weights[1], field)  # (C, A, Y, Z)
-        channels, lattice_x, size_y, size_z = field.shape
-        field = np.matmul(weights[0], field.reshape(channels, lattice_x, size_y * size_z))
-        return field.reshape(channels, len(axes_mm[0]), size_y, size_z)
+        # No matrix product: its sums depend on the number of threads and the kind of processor.
+        field = self.values
+        for axis in (2, 1, 0):
+            position = (axes_mm[axis] - self.origin_mm[axis]) / self.pitch_mm
+            field = _interpolate(field, axis + 1, position)
+        return field
 
 
-def spline_weights(position: npt.NDArray[np.floating], count: int) -> FloatArray:
-    """Return the (N, count) cubic B-spline weights of N positions given in lattice steps; clamped at the ends."""
+def _interpolate(values: FloatArray, axis: int, position: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """Return values along one axis at positions given in lattice steps."""
+    first, weights = spline_weights(position, values.shape[axis])
+    shape = [1] * values.ndim
+    shape[axis] = -1
+
+    def part(step: int) -> FloatArray:
+        product: FloatArray = np.take(values, first + step, axis=axis) * weights[step].reshape(shape)
+        return product
+
+    total = part(0)
+    for step in (1, 2, 3):
+        total += part(step)
+    return total
+
+
+def spline_weights(position: npt.NDArray[np.floating[Any]], count: int) -> tuple[npt.NDArray[np.intp], FloatArray]:
+    """Return the cubic B-spline weights of N positions given in lattice steps, which are clamped to the lattice.
+
+    Args:
+        position: (N,) positions.
+        count: Number of lattice points.
+
+    Returns:
+        (N,) indices of the first of four lattice points, and their (4, N) weights.
+    """
     position = np.clip(np.asarray(position, dtype=np.float64), 1.0, count - 2.001)
-    first = np.floor(position).astype(int)
-    t = position - first
-    basis = (
-        (1 - t) ** 3 / 6,
-        (3 * t**3 - 6 * t**2 + 4) / 6,
-        (-3 * t**3 + 3 * t**2 + 3 * t + 1) / 6,
-        t**3 / 6,
-    )
-    weights = np.zeros((len(position), count), dtype=np.float32)
-    rows = np.arange(len(position))
-    for step, values in enumerate(basis):
-        weights[rows, first - 1 + step] = values
-    return weights
+    whole = np.floor(position).astype(np.intp)
+    t = position - whole
+    basis = ((1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3)
+    return whole - 1, np.asarray(np.stack(basis) / 6, dtype=np.float32)

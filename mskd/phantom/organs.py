@@ -1,6 +1,11 @@
 """The labelled organs: liver, gallbladder, spleen, pancreas, kidneys, stomach, aorta and inferior vena cava."""
 
+# mypy: disable-error-code="no-any-return"
+# (products of a numpy scalar and an array are typed Any)
+
 from __future__ import annotations
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -61,13 +66,13 @@ def liver(patient: Patient, draws: Draws) -> Structure:
         return d + np.float32(3.2) * p.rough + np.float32(0.6) * p.fine
 
     def limit(p: Patch) -> FloatArray:
-        return np.maximum(p.wall + np.float32(1.5), p.dome + np.float32(2.0))
+        # A large liver grows over the kidney, not between it and the spine.
+        beside_spine = ellipsoid(p, (20, -50, -22), (38, 34, 80))
+        return np.maximum(np.maximum(p.wall + np.float32(1.5), p.dome + np.float32(2.0)), -beside_spine)
 
     shade = flat(patient.tissues["liver"], rough=2.5, fine=3.5)
     low, high = (-125.0, -95.0, -105.0), (150.0, 110.0, 140.0)
-    return Structure(
-        "liver", low, high, field, shade, ORGAN_VALUES["liver"], draws.volume("liver"), limit=limit
-    )
+    return Structure("liver", low, high, field, shade, ORGAN_VALUES["liver"], draws.volume("liver"), limit=limit)
 
 
 def spleen(patient: Patient, draws: Draws) -> Structure:
@@ -77,12 +82,13 @@ def spleen(patient: Patient, draws: Draws) -> Structure:
     turn = rotation((draws.vary(-22, 9), draws.vary(8, 8), draws.vary(-22, 9)))
     length, width = draws.vary(56, 6), draws.vary(50, 5)
     hollow = _at((-50, 2, 44), shift + draws.shift(4))
-    notch = _at((-108, 12, 40), shift + draws.shift(6))
+    notch = _at((-108, 30, 40), shift + draws.shift(6))
 
     def field(p: Patch) -> FloatArray:
         d = ellipsoid(p, centre, (29, width, length), turn, boxy=0.25)
         d = carve(d, ellipsoid(p, hollow, (44, 46, 56)), 10)
-        d = carve(d, ellipsoid(p, notch, (26, 7, 7), rotation((0, 25, 0))), 6)
+        # The notch is open to the front, or it would leave a hole in a large spleen.
+        d = carve(d, ellipsoid(p, notch, (26, 25, 7), rotation((0, 25, 0))), 6)
         return d + np.float32(2.4) * p.rough + np.float32(0.5) * p.fine
 
     def limit(p: Patch) -> FloatArray:
@@ -92,9 +98,7 @@ def spleen(patient: Patient, draws: Draws) -> Structure:
     stripes = 22.0 if patient.tissues["aorta"] > 230 else 2.5
     shade = flat(patient.tissues["spleen"], rough=2.5, fine=stripes)
     low, high = (-160.0, -110.0, -50.0), (-35.0, 60.0, 140.0)
-    return Structure(
-        "spleen", low, high, field, shade, ORGAN_VALUES["spleen"], draws.volume("spleen"), limit=limit
-    )
+    return Structure("spleen", low, high, field, shade, ORGAN_VALUES["spleen"], draws.volume("spleen"), limit=limit)
 
 
 def pancreas_course(draws: Draws) -> tuple[np.ndarray, np.ndarray]:
@@ -202,8 +206,14 @@ def gallbladder(patient: Patient, draws: Draws) -> Structure:
     return Structure("gallbladder", low, high, field, shade, ORGAN_VALUES["gallbladder"])
 
 
-def stomach(patient: Patient, draws: Draws) -> Structure:
-    """A J from the left dome to the pylorus: wall, food or water, and a bubble of gas at the front."""
+def stomach(patient: Patient, draws: Draws, neighbour: Structure) -> Structure:
+    """A J from the left dome to the pylorus: wall, food or water, and a bubble of gas at the front.
+
+    Args:
+        patient: Size and random fields.
+        draws: Random numbers.
+        neighbour: The spleen, against which the stomach leans and behind which it does not reach.
+    """
     shift = draws.shift(5)
     fill = draws.vary(1.0, 0.16)
     knots: list[Point] = [
@@ -227,6 +237,9 @@ def stomach(patient: Patient, draws: Draws) -> Structure:
 
     def field(p: Patch) -> FloatArray:
         d = tube(p, points, radii) + np.float32(2.5) * p.rough
+        # The spleen, and the spleen moved outwards: without the second a rim of stomach would lie behind it.
+        behind = neighbour.distance(replace(p, x=p.x + 15, y=p.y + 11))
+        d = carve(d, np.minimum(neighbour.distance(p), behind) - np.float32(1), 5)
         return np.maximum(d, np.maximum(p.wall + 3, p.dome + 3))
 
     def shade(p: Patch, distance: FloatArray) -> FloatArray:

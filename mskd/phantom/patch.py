@@ -45,10 +45,11 @@ class Patch:
         """Return the slices that hold every voxel with coordinates in the box (mm), None where it is empty."""
         slices: list[slice] = []
         for (lowest, highest), start, stop in zip(self.ranges, low, high, strict=True):
-            inside = np.flatnonzero((highest >= start) & (lowest <= stop))
-            if len(inside) == 0:
+            inside = (highest >= start) & (lowest <= stop)
+            first = int(inside.argmax())
+            if not inside[first]:
                 return None
-            slices.append(slice(int(inside[0]), int(inside[-1]) + 1))
+            slices.append(slice(first, len(inside) - int(inside[::-1].argmax())))
         return slices[0], slices[1], slices[2]
 
     def crop(self, box: tuple[slice, slice, slice]) -> Patch:
@@ -60,7 +61,8 @@ class Patch:
 
     def cover(self, distance_mm: FloatArray) -> FloatArray:
         """Return how much of each voxel lies inside (0–1), from the signed distance (negative inside)."""
-        return np.clip(np.float32(0.5) - distance_mm * np.float32(1 / self.edge_mm), 0, 1)
+        share: FloatArray = np.clip(np.float32(0.5) - distance_mm * np.float32(1 / self.edge_mm), 0, 1)
+        return share
 
 
 Field = Callable[[Patch], FloatArray]

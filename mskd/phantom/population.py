@@ -28,8 +28,9 @@ def write_dataset(
     """
     digests: dict[str, dict[str, str]] = {}
     write_dataset_json(root, spec)
+    inputs = _atlas_digests(spec)
     for case in phantom_case_files(root, spec):
-        case_key = content_key(key=key, index=case.index)
+        case_key = content_key(key=key, index=case.index, inputs=inputs)
         standing = _standing(root, case, case_key)
         if standing is None:
             _sidecar(root, case).unlink(missing_ok=True)
@@ -41,6 +42,14 @@ def write_dataset(
         if progress is not None:
             progress(case)
     return digests
+
+
+def _atlas_digests(spec: PhantomDataset) -> dict[str, str]:
+    """Return the digests of the user's files; one that is missing is reported where it is read."""
+    if spec.atlas is None:
+        return {}
+    files = {"labels": spec.atlas.labels, "ct": spec.atlas.ct}
+    return {kind: file_digest(path) for kind, path in files.items() if path is not None and path.is_file()}
 
 
 def _files(case: PhantomCase) -> dict[str, Path]:

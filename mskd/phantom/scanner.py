@@ -67,17 +67,13 @@ def acquire(scanner: Scanner, paint: Painter, rng: np.random.Generator, *, back_
     step_mm = scanner.spacing_mm[2]
     oversampling = _oversampling(scanner)
     # Slices on either side that contribute to a slice's average.
-    reach = int(
-        np.ceil(max(scanner.slice_thickness_mm - step_mm / oversampling, 0) / 2 / step_mm * oversampling)
-    )
+    reach = int(np.ceil(max(scanner.slice_thickness_mm - step_mm / oversampling, 0) / 2 / step_mm * oversampling))
     depth = max(1, _SLAB_VOXELS // (shape[0] * shape[1] * oversampling))
     for start in range(0, shape[2], depth):
         stop = min(start + depth, shape[2])
         first = start * oversampling - reach + (oversampling - 1) // 2
         count = (stop - start - 1) * oversampling + 1 + 2 * reach
-        z = axes[2][0] + (np.arange(first, first + count) - (oversampling - 1) // 2) * (
-            step_mm / oversampling
-        )
+        z = axes[2][0] + (np.arange(first, first + count) - (oversampling - 1) // 2) * (step_mm / oversampling)
         slab_hu, slab_labels = paint((axes[0], axes[1], z.astype(np.float32)))
         centres = reach + np.arange(stop - start) * oversampling
         weights = _thickness_weights(reach, step_mm / oversampling, scanner.slice_thickness_mm)
@@ -109,7 +105,8 @@ def _thickness_weights(reach: int, step_mm: float, thickness_mm: float) -> npt.N
     """Return the (2 * reach + 1,) shares of painted slices in a box of the slice's thickness."""
     offsets = np.abs(np.arange(-reach, reach + 1)) * step_mm
     overlap = np.clip((thickness_mm + step_mm) / 2 - offsets, 0, step_mm)
-    return (overlap / overlap.sum()).astype(np.float32)
+    shares: npt.NDArray[np.float32] = (overlap / overlap.sum()).astype(np.float32)
+    return shares
 
 
 def _draw_table(hu: FloatArray, axes: Axes, top_mm: float) -> None:

@@ -81,7 +81,8 @@ def tube(patch: Patch, points: Matrix, radii_mm: Sequence[float] | npt.NDArray[n
 def smooth_union(a: FloatArray, b: FloatArray, blend_mm: float) -> FloatArray:
     """Return the union of two shapes whose seam is rounded over `blend_mm`."""
     h = np.maximum(np.float32(blend_mm) - np.abs(a - b), 0)
-    return np.minimum(a, b) - h * h * np.float32(0.25 / blend_mm)
+    union: FloatArray = np.minimum(a, b) - h * h * np.float32(0.25 / blend_mm)
+    return union
 
 
 def carve(a: FloatArray, b: FloatArray, blend_mm: float) -> FloatArray:
@@ -96,9 +97,7 @@ def curve(points: Sequence[Point] | Matrix, steps: int = 4) -> Matrix:
     t = np.linspace(0, 1, steps, endpoint=False)[:, None]
     pieces = []
     for a, b, c, d in zip(padded[:-3], padded[1:-2], padded[2:-1], padded[3:], strict=True):
-        pieces.append(
-            0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
-        )
+        pieces.append(0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3))
     return np.concatenate([*pieces, knots[-1:]])
 
 

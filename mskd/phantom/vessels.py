@@ -61,9 +61,7 @@ def great_vessels(patient: Patient, draws: Draws) -> list[Structure]:
             [3.2, 2.8, 2.2],
             artery,
         ),
-        vessel(
-            "artery", [(lean + 5, -22, -8), (24, -33, -20), (50, -36, right_renal)], [3.2, 2.8, 2.2], artery
-        ),
+        vessel("artery", [(lean + 5, -22, -8), (24, -33, -20), (50, -36, right_renal)], [3.2, 2.8, 2.2], artery),
         vessel(
             "vein",
             [(20, -18, -14), (-8, -9, -12), (-30, -24, -11), (-50, -36, left_renal)],
@@ -121,7 +119,7 @@ def portal_system(patient: Patient, draws: Draws, course: np.ndarray) -> list[St
 def liver_vessels(patient: Patient, draws: Draws) -> list[Structure]:
     """Return portal branches and hepatic veins; they belong to the liver's label."""
     tissues = patient.tissues
-    others = tuple(value for organ, value in ORGAN_VALUES.items() if organ != "liver") + (0,)
+    others = (0, *(value for organ, value in ORGAN_VALUES.items() if organ != "liver"))
     parts: list[Structure] = []
 
     def branch(start: Point, end: Point, radius: float, hu: float, depth: int) -> None:

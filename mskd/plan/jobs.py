@@ -11,6 +11,7 @@ STAGES = (
     "make_phantoms",
     "prepare",
     "train_teacher",
+    "fit_projection",
     "cache_targets",
     "train_student",
     "predict",
@@ -86,9 +87,12 @@ def _inputs(graph: Graph, stage: str, parts: tuple[str, ...]) -> list[Path]:
         return [path for path in graph.raw_files(*parts) if path.is_relative_to(made)]
     if stage == "train_teacher":
         return graph.prepared(graph.study.teacher_dataset(parts[0]))
+    if stage == "fit_projection":
+        return [layout.manifest("train_teacher", *parts), *graph.prepared(graph.study.teacher_dataset(parts[0]))]
     if stage == "cache_targets":
         teacher, run, dataset, block = parts
-        return [layout.manifest("train_teacher", teacher, run), layout.manifest("prepare", dataset, block)]
+        before = [layout.manifest("train_teacher", teacher, run), layout.manifest("prepare", dataset, block)]
+        return [*before, *graph.projection(teacher, run)]
     if stage == "train_student":
         return graph.student_inputs(*parts)
     if stage == "predict":

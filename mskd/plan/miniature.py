@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import product
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,12 @@ from mskd.config.training import Training
 from mskd.geometry import Geometry
 from mskd.layout import Layout
 from mskd.manifest import Manifest
+from mskd.methods.registry import method_facts
 from mskd.preparation import sample_foreground
 from mskd.prepared import PreparedArrays, write_prepared
-from mskd.targets import TargetArrays, write_targets
 
 Triple = tuple[int, int, int]
 RUN = "fold0-seed0"
-MARGIN = 1.25  # volumes are larger than patches by this factor, so that patches lie anywhere
 TILE = 64
 
 
@@ -63,37 +61,50 @@ def trainings(study: Study) -> dict[str, Training]:
     return found | {f"method/{name}": study.method_training(name) for name in study.methods}
 
 
+def alike(study: Study) -> dict[str, list[str]]:
+    """Return one trainee per kind of cost, with the others that cost the same; the first is a teacher."""
+    groups: dict[Any, list[str]] = {}
+    for name, section in trainings(study).items():
+        kind, _, row = name.partition("/")
+        size: tuple[Any, ...] = (section.patch_size, section.batch_size, section.loss, section.optimiser)
+        if kind == "teacher":
+            groups.setdefault(("teacher", len(study.teacher_organs(row)), *size), []).append(name)
+        elif method_facts(study.method_kind(row)).trains:
+            weights = study.method_distillation(row)
+            used = (weights.feature_weight > 0, weights.logit_weight > 0, str(weights.feature_taps))
+            groups.setdefault((study.method_kind(row), used, *size), []).append(name)
+    return {names[0]: names[1:] for names in groups.values()}
+
+
+def smaller(size: Triple, stride: Triple, allowed: float) -> Triple:
+    """Halve the longest axes of a size until at most the allowed share of its voxels is left, or two strides."""
+    now = list(size)
+    while prod(now) > allowed * prod(size):
+        axes = [axis for axis in range(3) if now[axis] > 2 * stride[axis]]
+        if not axes:
+            break
+        axis = max(axes, key=lambda a: now[a] / stride[a])
+        now[axis] = max(2, now[axis] // 2 // stride[axis]) * stride[axis]
+    return now[0], now[1], now[2]
+
+
 def fill_miniature(mini: Study, *, withheld: bool) -> None:
-    """Write prepared stores, targets of every teacher, and the manifests that trainings read.
+    """Write the prepared stores, as large as the largest patch and the window, and their manifests.
 
     Args:
         mini: What `miniature` returned.
         withheld: Whether full label maps are written as well.
     """
     layout = Layout(mini.root)
-    sizes = [section.patch_size for section in trainings(mini).values()]
-    shape = whole([MARGIN * max(size[axis] for size in sizes) for axis in range(3)], mini.network.coarsest_stride)
-    rng = np.random.default_rng(0)
-    cases = [list_cases(mini, name)[0] for name in mini.datasets]
-    for case in cases:
+    sizes = [mini.window, *(section.patch_size for section in trainings(mini).values())]
+    shape = max(size[0] for size in sizes), max(size[1] for size in sizes), max(size[2] for size in sizes)
+    for name in mini.datasets:
+        case = list_cases(mini, name)[0]
         arrays = made_up(mini, shape, case, withheld=withheld)
         path = layout.prepared(case.dataset, case.block, case.name)
         digests = write_prepared(path, arrays, key="miniature", attributes={})
         entries = {case.id: {"key": "miniature", **digests}}
         Manifest("prepare", entries).write(layout.manifest("prepare", case.dataset, case.block))
-    stored: dict[int, Path] = {}
-    for teacher, case in product(mini.teachers, cases):
-        organs = len(mini.teacher_organs(teacher))
-        path = layout.targets(teacher, RUN, case.dataset, case.block, case.name)
-        if organs in stored:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.symlink_to(stored[organs].absolute())
-        else:
-            _write_targets(mini, path, organs, shape, rng)
-            stored[organs] = path
-        entry = {case.id: {"key": "miniature", "content": "miniature"}}
-        parts = (teacher, RUN, case.dataset, case.block)
-        Manifest("cache_targets", entry).write(layout.manifest("cache_targets", *parts))
 
 
 def made_up(
@@ -111,11 +122,10 @@ def made_up(
     rng = np.random.default_rng(0)
     image = _tiled(rng.uniform(*study.preprocessing.hu_clip, (TILE,) * 3), shape).astype(np.int16)
     everything = np.zeros(shape, np.uint8)
-    for organ, value in study.label_values.items():
+    for value in study.label_values.values():
         first = (value - 1) * shape[0] // (2 * len(study.organs)) + shape[0] // 4
         last = max(first + 1, value * shape[0] // (2 * len(study.organs)) + shape[0] // 4)
         everything[first:last, shape[1] // 3 : 2 * shape[1] // 3 + 1, shape[2] // 3 : 2 * shape[2] // 3 + 1] = value
-        del organ
     known = study.datasets[case.dataset].labelled_organs if case else []
     values = [study.label_values[organ] for organ in known if organ in study.label_values]
     labels = np.where(np.isin(everything, values), everything, np.uint8(0))
@@ -137,26 +147,6 @@ def whole(size: list[float], stride: Triple) -> Triple:
 def _brief(steps: int) -> dict[str, Any]:
     every = {"validate_every": steps, "checkpoint_every": steps, "log_every": 1}
     return {"steps": steps, "validation_cases": 0, "schedule_steps": None, **every}
-
-
-def _write_targets(mini: Study, path: Path, organs: int, shape: Triple, rng: np.random.Generator) -> None:
-    features, strides = {}, {}
-    for tap in mini.cache.taps:
-        level = mini.network.tap_level(tap)
-        strides[tap] = mini.network.level_strides[level]
-        small = [-(-n // s) for n, s in zip(shape, strides[tap], strict=True)]
-        noise = rng.standard_normal((TILE // 4,) * 3, np.float32)
-        one = _tiled(noise, (small[0], small[1], small[2]))
-        features[tap] = np.broadcast_to(one, (mini.network.features[level], *one.shape))
-    logits = np.broadcast_to(_tiled(rng.standard_normal((TILE,) * 3, np.float32), shape), (organs, *shape))
-    write_targets(
-        path,
-        TargetArrays(logits, features, strides),
-        key="miniature",
-        dtype=mini.cache.dtype,
-        chunk=mini.cache.chunk,
-        attributes={},
-    )
 
 
 def _tiled(block: npt.NDArray[Any], shape: Triple) -> npt.NDArray[Any]:

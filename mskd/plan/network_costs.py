@@ -6,38 +6,45 @@ import os
 import platform
 import time
 from collections.abc import Callable
+from itertools import product
 from math import inf, prod
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
+from mskd.cache.settings import cache_settings
+from mskd.cases import list_cases
 from mskd.config.study import Study
 from mskd.config.training import Training
 from mskd.device import pick_device, set_up
-from mskd.inference import study_windows
+from mskd.inference import sliding_window, study_windows
 from mskd.layout import Layout
 from mskd.methods.registry import method_facts
 from mskd.models import load_model
 from mskd.plan.activations import activation_mib, parameter_count
-from mskd.plan.miniature import RUN, Triple, fill_miniature, made_up, miniature, trainings, whole
+from mskd.plan.miniature import RUN, Triple, alike, fill_miniature, made_up, miniature, smaller, trainings, whole
+from mskd.plan.volume_costs import folder_bytes
 from mskd.plan.worker import in_child
-from mskd.prediction import predict_labels
-from mskd.prepared import PreparedCase, write_prepared
+from mskd.prepared import PreparedCase, normalise, write_prepared
+from mskd.resampling import scores_to_raw_labels
 from mskd.scans import write_labels
+from mskd.stages.cache_targets import cache_targets
+from mskd.stages.fit_projection import fit_projection
 from mskd.stages.train_student import train_student
 from mskd.stages.train_teacher import train_teacher
-from mskd.targets import write_targets
-from mskd.teachers.registry import load_teacher
 from mskd.training.journal import METRICS, read_rows
 
-WARM_UP, LEAST_STEPS, MOST_STEPS = 2, 4, 16
+Result = TypeVar("Result")
+WARM_UP, LEAST_STEPS, MOST_STEPS = 1, 3, 16
 PROBE_STEPS = 3
-TRAINING_SHARE, INFERENCE_SHARE = 0.6, 0.2  # of the time that measuring may take
-FORWARD_SHARE = 0.4  # a window costs about this share of a training step on a patch of its size
+TRAINING_SHARE, INFERENCE_SHARE = 0.7, 0.3  # of the time that measuring may take
+FORWARD_SHARE = 0.25  # a window costs about this share of a training step on a patch of its size
 REPEATS = 3
-LARGER = 1.5  # the second volume that is timed, in windows along each axis
+MAPS = 3  # float32 maps of the volume: sum of windows, mean, and what is made of it
 
 
 def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[str, Any]:
@@ -49,21 +56,23 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
         task: "device", "budget_s" (seconds that this may take), "raw_per_study", "fits_ram" (trainee → whether its
             volumes stay in memory).
     """
-    alike = _alike(study)
-    probe_s = _probe(study, folder, next(iter(alike)), task["device"])
-    share_s = TRAINING_SHARE * task["budget_s"] / len(alike)
+    groups = alike(study)
+    probe_s, fixed_mib = _probe(study, folder, next(iter(groups)), task["device"])
+    share_s = TRAINING_SHARE * task["budget_s"] / len(groups)
     plan: dict[str, tuple[Triple, int]] = {}
-    for name in alike:
+    for name in groups:
         section = trainings(study)[name]
         full_s = probe_s * prod(section.patch_size) * section.batch_size
-        patch = _smaller(section.patch_size, study.network.coarsest_stride, share_s / (LEAST_STEPS + WARM_UP) / full_s)
+        patch = smaller(section.patch_size, study.network.coarsest_stride, share_s / (LEAST_STEPS + WARM_UP) / full_s)
         step_s = full_s * prod(patch) / prod(section.patch_size)
         plan[name] = (patch, min(MOST_STEPS, max(LEAST_STEPS, int(share_s / step_s))) + WARM_UP)
+    patches = {other: plan[name][0] for name, others in groups.items() for other in (name, *others)}
     window_s = probe_s * FORWARD_SHARE * prod(study.window)
-    window = _smaller(
-        study.window, study.network.coarsest_stride, INFERENCE_SHARE * task["budget_s"] / (2 * REPEATS * 10) / window_s
-    )
-    patches = {name: patch for name, (patch, _) in plan.items()}
+    allowed_s = INFERENCE_SHARE * task["budget_s"] / (2 * (1 + REPEATS) * 2)
+    # not much smaller than the patches: a teacher goes over the volumes from which patches are cut
+    allowed = max(allowed_s / window_s, max(map(prod, patches.values())) / prod(study.window))
+    window = smaller(study.window, study.network.coarsest_stride, allowed)
+    patches |= {name: window for name in trainings(study) if name not in patches}
     steps = {name: count for name, (_, count) in plan.items()}
     mini = _with_ram(miniature(study, folder / "measured", steps, patches, window), task["fits_ram"])
     facts = [method_facts(study.method_kind(name)) for name in study.methods]
@@ -77,17 +86,25 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
 
     machine = in_child("made-up volumes", folder, fill)
     found: dict[str, Any] = {}
-    for name, others in alike.items():
-        scale = prod(trainings(study)[name].patch_size) / prod(plan[name][0])
-        units = _training(study, mini, folder, name, scale, task["device"])
-        found |= dict.fromkeys((name, *others), units)
-    trained = next((name for name in alike if name.startswith("method/")), next(iter(alike)))
+    predict: dict[str, Any] = {}
+    cache: dict[str, Any] = {}
     scale = prod(study.window) / prod(window)
-    both = _inference(study, mini, folder, trained, scale, task)
-    scaled = max([scale, *(prod(trainings(study)[name].patch_size) / prod(plan[name][0]) for name in alike)])
+    first = next(iter(groups))
+    for name, others in groups.items():
+        factor = prod(trainings(study)[name].patch_size) / prod(plan[name][0])
+        units = _training(study, mini, folder, name, factor, fixed_mib, task["device"])
+        found |= dict.fromkeys((name, *others), units)
+        if name == first:
+            predict = _inference(study, mini, folder, name, scale, task)
+            written = _cache(study, mini, folder, name, predict["window_s"] / scale, task["device"])
+            memory = {"memory_mib": written["memory_mib"] + written["growth_mib"] * (scale - 1)}
+            cache = {**predict, **memory, "mvoxel_s": written["mvoxel_s"]}
+    scaled = max([scale, *(prod(trainings(study)[name].patch_size) / prod(plan[name][0]) for name in groups)])
     return {
         "training": found,
-        **both,
+        "cache": cache,
+        "cache_bytes": written["voxel_bytes"],
+        "predict": predict,
         "scaled": scaled,
         "parameters": _parameters(study),
         "device": machine["device"],
@@ -96,37 +113,10 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
     }
 
 
-def _alike(study: Study) -> dict[str, list[str]]:
-    """Return one trainee per kind of cost, with the others that cost the same; the first is a teacher."""
-    groups: dict[Any, list[str]] = {}
-    for name, section in trainings(study).items():
-        kind, _, row = name.partition("/")
-        size: tuple[Any, ...] = (section.patch_size, section.batch_size, section.loss, section.optimiser)
-        if kind == "teacher":
-            groups.setdefault(("teacher", len(study.teacher_organs(row)), *size), []).append(name)
-        elif method_facts(study.method_kind(row)).trains:
-            weights = study.method_distillation(row)
-            used = (weights.feature_weight > 0, weights.logit_weight > 0, str(weights.feature_taps))
-            groups.setdefault((study.method_kind(row), used, *size), []).append(name)
-    return {names[0]: names[1:] for names in groups.values()}
-
-
-def _smaller(size: Triple, stride: Triple, allowed: float) -> Triple:
-    """Halve the longest axes of a size until at most the allowed share of its voxels is left, or two strides."""
-    now = list(size)
-    while prod(now) > allowed * prod(size):
-        axes = [axis for axis in range(3) if now[axis] >= 4 * stride[axis]]
-        if not axes:
-            break
-        axis = max(axes, key=lambda a: now[a] / stride[a])
-        now[axis] = max(2, now[axis] // 2 // stride[axis]) * stride[axis]
-    return now[0], now[1], now[2]
-
-
-def _probe(study: Study, folder: Path, name: str, device: str) -> float:
-    """Return roughly how many seconds a training step takes per voxel of the batch, from a small patch."""
+def _probe(study: Study, folder: Path, name: str, device: str) -> tuple[float, float]:
+    """Train on a small patch; return seconds of a step per voxel of the batch, and by how many MiB the process grew."""
     section, stride = trainings(study)[name], study.network.coarsest_stride
-    patch = _smaller(section.patch_size, stride, 0.05)
+    patch = smaller(section.patch_size, stride, 0.05)
     mini = miniature(study, folder / "probe", {name: PROBE_STEPS}, {name: patch}, patch)
     small = dict.fromkeys(trainings(study), patch)
     fill_small = miniature(study, folder / "probe", {name: PROBE_STEPS}, small, patch)
@@ -137,7 +127,7 @@ def _probe(study: Study, folder: Path, name: str, device: str) -> float:
         return {"step_s": _mean_step_s(mini, name, 1)}
 
     found = in_child("a small patch", folder, run)
-    return float(found["step_s"]) / prod(patch) / section.batch_size
+    return float(found["step_s"]) / prod(patch) / section.batch_size, float(found["growth_mib"])
 
 
 def _train(mini: Study, name: str, device: str) -> None:
@@ -145,7 +135,9 @@ def _train(mini: Study, name: str, device: str) -> None:
     (train_teacher if kind == "teacher" else train_student)(mini, row, RUN, pick_device(device))
 
 
-def _training(study: Study, mini: Study, folder: Path, name: str, scale: float, device: str) -> dict[str, float]:
+def _training(
+    study: Study, mini: Study, folder: Path, name: str, scale: float, fixed_mib: float, device: str
+) -> dict[str, float]:
     section = trainings(study)[name]
 
     def run() -> dict[str, Any]:
@@ -158,7 +150,7 @@ def _training(study: Study, mini: Study, folder: Path, name: str, scale: float, 
     return {
         "step_s": _mean_step_s(mini, name, WARM_UP) * scale,
         "fixed_s": max(0.0, found["time_s"] - rows[-1]["time_s"]),
-        "memory_mib": found["memory_mib"] + found["growth_mib"] * (scale - 1),
+        "memory_mib": found["memory_mib"] + max(0.0, found["growth_mib"] - fixed_mib) * (scale - 1),
         "gpu_memory_mib": gpu_mib * scale if gpu_mib is not None else _estimated_mib(study, name, section),
     }
 
@@ -168,89 +160,85 @@ def _estimated_mib(study: Study, name: str, section: Training) -> float:
 
 
 def _inference(
-    study: Study, mini: Study, folder: Path, trained: str, scale: float, task: dict[str, Any]
+    study: Study, mini: Study, folder: Path, first: str, scale: float, task: dict[str, Any]
 ) -> dict[str, Any]:
-    teacher = next(iter(study.teachers))
-    first = next(name for name in _alike(study) if name.startswith("teacher/"))
-    windows, raw_per_study = study_windows(mini), task["raw_per_study"] ** (1 / 3)
-    small = windows.size
-    large = whole([LARGER * n for n in small], windows.stride)
-    for shape, name in ((small, "small"), (large, "large")):
-        arrays = made_up(mini, shape, raw_per_study=raw_per_study)
-        write_prepared(folder / f"{name}.zarr", arrays, key="unit", attributes={})
-
-    def cache() -> dict[str, Any]:
-        device = pick_device(task["device"])
-        set_up(device, mini.inference.threads)
-        loaded = load_teacher(mini, first.removeprefix("teacher/"), RUN, device)
-
-        def work(name: str) -> None:
-            targets = loaded.targets(PreparedCase(folder / f"{name}.zarr", name))
-            path = folder / f"targets-{name}.zarr"
-            write_targets(path, targets, key="unit", dtype=mini.cache.dtype, chunk=mini.cache.chunk, attributes={})
-
-        return {"times_s": _fastest(work), "gpu_mib": _gpu_mib()}
+    windows = study_windows(mini)
+    x, y, z = windows.size
+    full_batch = 1 + max(1, windows.batch_size - 1) * (1 - windows.overlap)  # in windows along one axis
+    shape = whole([full_batch * x, y, z], windows.stride)
+    arrays = made_up(mini, shape, raw_per_study=task["raw_per_study"] ** (1 / 3))
+    write_prepared(folder / "volume.zarr", arrays, key="unit", attributes={})
+    count = len(windows.starts(shape))
+    case = PreparedCase(folder / "volume.zarr", "volume")
 
     def predict() -> dict[str, Any]:
         device = pick_device(task["device"])
         set_up(device, mini.inference.threads)
-        model = load_model(_folder(mini, trained), device)
+        model = load_model(_folder(mini, first), device)
+        image, body = normalise(case.read("image"), mini.preprocessing.hu_clip), case.read("body")
 
-        def work(name: str) -> None:
-            case = PreparedCase(folder / f"{name}.zarr", name)
-            image, body = case.read("image"), case.read("body")
-            labels = predict_labels(model, image, body, case.geometry, windows, device=device)
-            write_labels(folder / "labels.nii.gz", labels, case.geometry.affine)
+        def forward() -> npt.NDArray[np.float32]:
+            return sliding_window(lambda x: (model.network(x), {}), image, windows, body=body, device=device).scores
 
-        return {"times_s": _fastest(work), "gpu_mib": _gpu_mib()}
+        def write(scores: npt.NDArray[np.float32]) -> int:
+            labels = case.geometry.to_raw_axes(scores_to_raw_labels(scores, case.geometry))
+            write_labels(folder / "labels.nii.gz", np.ascontiguousarray(labels), case.geometry.affine)
+            return int(labels.size)
 
-    counts = [len(windows.starts(shape)) for shape in (small, large)]
-    mvoxels = [prod(shape) / 1e6 for shape in (small, large)]
-    maps = 1 + len(study.teacher_organs(teacher))
-    features = sum(
-        study.network.features[level] / prod(study.network.level_strides[level])
-        for level in map(study.network.tap_level, study.cache.taps)
-    )
+        windows_s, scores = _fastest(forward)
+        rest_s, raw_voxels = _fastest(lambda: write(scores))
+        return {"window_s": windows_s / count, "mvoxel_s": rest_s / raw_voxels * 1e6, "gpu_mib": _gpu_mib()}
+
+    answer = in_child("a window", folder, predict)
     channels = 1 + len(study.organs)
-    found = {}
-    for kind, work, stored in (("cache", cache, maps + features), ("predict", predict, channels)):
-        answer = in_child(f"a window ({kind})", folder, work)
-        per = mvoxels if kind == "cache" else [n * task["raw_per_study"] for n in mvoxels]
-        window_s, mvoxel_s = _split(answer["times_s"], counts, per)
-        estimated = activation_mib(study.network, channels, study.window, study.inference.batch_size, None)
-        found[kind] = {
-            "window_s": window_s * scale,
-            "mvoxel_s": mvoxel_s,
-            "memory_mib": answer["memory_mib"] + answer["growth_mib"] * (scale - 1),
-            "mvoxel_mib": 3 * 4 * stored * 1e6 / 2**20,  # sum, mean and what is made of them, float32
-            "gpu_memory_mib": answer["gpu_mib"] * scale if answer["gpu_mib"] is not None else estimated,
-        }
-    return found
+    estimated = activation_mib(study.network, channels, study.window, study.inference.batch_size, None)
+    return {
+        "window_s": answer["window_s"] * scale,
+        "mvoxel_s": answer["mvoxel_s"],
+        "memory_mib": answer["memory_mib"] + answer["growth_mib"] * (scale - 1),
+        "mvoxel_mib": MAPS * channels * 4e6 / 2**20,
+        "gpu_memory_mib": answer["gpu_mib"] * scale if answer["gpu_mib"] is not None else estimated,
+    }
 
 
-def _fastest(work: Callable[[str], None]) -> list[float]:
-    """Return the shortest of several times in seconds for the small and for the large volume, after a warm-up."""
-    work("small")
-    found = {"small": inf, "large": inf}
-    for name in ("small", "large") * REPEATS:
+def _cache(study: Study, mini: Study, folder: Path, first: str, window_s: float, device: str) -> dict[str, Any]:
+    """Cache every teacher's targets of every case, which students then read; window_s as measured on the miniature."""
+    layout = Layout(mini.root)
+
+    def others() -> dict[str, Any]:
+        for teacher in study.teachers:
+            if f"teacher/{teacher}" != first:
+                _train(mini, f"teacher/{teacher}", device)
+            if cache_settings(study.cache).feature_channels and study.cache.taps:
+                fit_projection(mini, teacher, RUN, pick_device(device))
+        return {}
+
+    def work() -> dict[str, Any]:
+        taken_s, voxel_bytes, windows, voxels = inf, 0.0, 0, 0
+        for teacher, dataset in product(mini.teachers, mini.datasets):
+            case = list_cases(mini, dataset)[0]
+            started = time.monotonic()
+            cache_targets(mini, teacher, RUN, dataset, case.block, pick_device(device))
+            taken_s = min(taken_s, time.monotonic() - started)
+            shape = PreparedCase(layout.prepared(dataset, case.block, case.name), case.id).shape
+            windows, voxels = len(study_windows(mini).starts(shape)), prod(shape)
+            stored = layout.targets(teacher, RUN, dataset, case.block, case.name)
+            voxel_bytes = max(voxel_bytes, folder_bytes(stored) / voxels)
+        rest_s = max(0.0, taken_s - windows * window_s)
+        return {"mvoxel_s": rest_s / voxels * 1e6, "voxel_bytes": voxel_bytes, "gpu_mib": _gpu_mib()}
+
+    in_child("the other teachers, one step each", folder, others)
+    return in_child("caching", folder, work)
+
+
+def _fastest(work: Callable[[], Result]) -> tuple[float, Result]:
+    """Return the shortest of several times in seconds after a warm-up, and what the work returns."""
+    result, taken_s = work(), inf
+    for _ in range(REPEATS):
         started = time.monotonic()
-        work(name)
-        found[name] = min(found[name], time.monotonic() - started)
-    return list(found.values())
-
-
-def _split(times_s: list[float], windows: list[int], mvoxels: list[float]) -> tuple[float, float]:
-    """Return seconds per window and per million voxels that explain two measurements; neither negative."""
-    determinant = windows[0] * mvoxels[1] - windows[1] * mvoxels[0]
-    if determinant == 0:
-        return times_s[1] / windows[1], 0.0
-    window_s = (times_s[0] * mvoxels[1] - times_s[1] * mvoxels[0]) / determinant
-    mvoxel_s = (windows[0] * times_s[1] - windows[1] * times_s[0]) / determinant
-    if window_s < 0:
-        return 0.0, times_s[1] / mvoxels[1]
-    if mvoxel_s < 0:
-        return times_s[1] / windows[1], 0.0
-    return window_s, mvoxel_s
+        result = work()
+        taken_s = min(taken_s, time.monotonic() - started)
+    return taken_s, result
 
 
 def _processor() -> str:
@@ -264,7 +252,7 @@ def _processor() -> str:
 
 
 def _gpu_mib() -> float | None:
-    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_initialized() else None
+    return torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None
 
 
 def _with_ram(mini: Study, fits_ram: dict[str, bool]) -> Study:

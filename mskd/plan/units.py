@@ -61,7 +61,9 @@ class VolumeUnits(_Record):
         read_s: Seconds of scoring per million raw voxels, whatever the organs.
         organ_s: Seconds of scoring per million raw voxels and organ.
         memory_mib: Peak memory of a process, without what grows with the volume.
-        mvoxel_mib: Memory per million voxels, raw and study grid together.
+        phantom_mib: Memory of making a scan per million voxels.
+        prepare_mib: Memory of preparing per million voxels, raw and study grid together.
+        evaluate_mib: Memory of scoring per million raw voxels.
         phantom_bytes: Bytes of a synthetic scan with its label maps on disk, per raw voxel.
         prepared_bytes: Bytes of a prepared store, per voxel of it.
         prediction_bytes: Bytes of a predicted label map, per raw voxel.
@@ -74,7 +76,9 @@ class VolumeUnits(_Record):
     read_s: float
     organ_s: float
     memory_mib: float
-    mvoxel_mib: float
+    phantom_mib: float
+    prepare_mib: float
+    evaluate_mib: float
     phantom_bytes: float
     prepared_bytes: float
     prediction_bytes: float
@@ -95,6 +99,7 @@ class Units(_Record):
         volumes: Work on volumes.
         training: `teacher/<name>` and `method/<row>` → cost of their trainings.
         cache: A teacher over a volume, its targets written.
+        cache_bytes: Bytes of a teacher's targets on disk per voxel, as a teacher of few steps gives them.
         predict: A network over a volume, its label map written.
         parameters: `teacher/<name>` and `method/<row>` → number of parameters.
     """
@@ -109,6 +114,7 @@ class Units(_Record):
     volumes: VolumeUnits
     training: dict[str, TrainingUnits]
     cache: InferenceUnits
+    cache_bytes: float
     predict: InferenceUnits
     parameters: dict[str, int]
 
@@ -124,8 +130,7 @@ def units_leaves(study: Study) -> str:
         preprocessing=study.preprocessing,
         window=study.window,
         inference=study.inference,
-        taps=study.cache.taps,
-        dtype=study.cache.dtype,
+        cache=study.cache.model_dump(mode="json", exclude={"splits"}),
         phantoms=[name for name, dataset in study.datasets.items() if dataset.phantom],
         trainings={name: section.model_dump(mode="json", include=sizes) for name, section in trainings.items()},
         teachers={name: study.teacher_organs(name) for name in study.teachers},

@@ -13,12 +13,11 @@ import numpy.typing as npt
 
 from mskd.config.phantom import PhantomDataset, Scanner
 from mskd.config.study import Study
-from mskd.console import log
 from mskd.evaluation.metrics import score_case
 from mskd.geometry import Geometry
 from mskd.phantom.layouts import PhantomCase, phantom_case_files, write_case
 from mskd.phantom.scanner import scan_axes
-from mskd.plan.worker import peak_mib, present_mib
+from mskd.plan.worker import in_child, present_mib
 from mskd.preparation import prepare_arrays
 from mskd.prepared import write_prepared
 from mskd.provenance import file_digest
@@ -26,7 +25,7 @@ from mskd.scans import read_labels, read_scan, write_labels
 
 Result = TypeVar("Result")
 LabelMap = npt.NDArray[np.uint8]
-SCAN_VOXELS = 0.7e6
+SCAN_VOXELS = 0.5e6
 GRID_VOXELS = 1.0e6
 PHANTOMS, REPEATS = 2, 3  # the fastest counts: what else runs on the machine only slows down
 
@@ -39,39 +38,47 @@ def measure_volumes(study: Study, folder: Path, task: dict[str, Any]) -> dict[st
         folder: Where to write.
         task: "raw_per_study": mean voxels of a raw scan per voxel of its field of view on the study grid.
     """
-    phantom_s, base_mib = {}, present_mib()
-    case, bytes_per_voxel = None, 0.0
     specs = {name: dataset.phantom for name, dataset in study.datasets.items() if dataset.phantom}
-    for name, spec in (specs or {"": PhantomDataset(scanner=Scanner())}).items():
-        log(f"measuring a synthetic scan {name}".rstrip())
-        coarse, root = _coarse(spec), folder / "phantoms" / (name or "any")
+    specs = specs or {"": PhantomDataset(scanner=Scanner())}
+    base_mib = present_mib()
+    scans = in_child("synthetic scans", folder, lambda: _measure_phantoms(specs, folder / "phantoms"))
+    name, spec = next(iter(specs.items()))
+    case = phantom_case_files(folder / "phantoms" / name, _coarse(spec))[0]
+    target, raw_per_study = folder / "prepared.zarr", float(task["raw_per_study"])
+    found = in_child("preparation", folder, lambda: _measure_preparation(study, case, target, raw_per_study))
+    scored = in_child("scoring", folder, lambda: _measure_scoring(study, case, folder / "prediction.nii.gz"))
+    return {
+        "phantom_s": scans["phantom_s"] if "" not in specs else {},
+        "phantom_bytes": scans["voxel_bytes"],
+        "phantom_mib": scans["growth_mib"] / scans["mvoxels"],
+        **{key: found[key] for key in ("prepare_s", "prepared_bytes", "body_share")},
+        "prepare_mib": found["growth_mib"] / found["mvoxels"],
+        **{key: scored[key] for key in ("read_s", "organ_s", "prediction_bytes")},
+        "evaluate_mib": scored["growth_mib"] / scored["mvoxels"],
+        "memory_mib": base_mib,
+    }
+
+
+def _measure_phantoms(specs: dict[str, PhantomDataset], folder: Path) -> dict[str, Any]:
+    phantom_s: dict[str, float] = {}
+    voxel_bytes, largest = 0.0, 0.0
+    for name, spec in specs.items():
+        coarse, root = _coarse(spec), folder / name
         mvoxels = prod(len(axis) for axis in scan_axes(coarse.scanner)) / 1e6
-        if case is None:
+        largest = max(largest, mvoxels)
+        if not phantom_s:
             write_case(root, coarse, 0)  # warms up: imports, caches
         taken_s, files = [], []
-        for case in phantom_case_files(root, coarse)[1 : 1 + PHANTOMS]:
+        for case in phantom_case_files(root, coarse):
             started = time.monotonic()
             write_case(root, coarse, case.index)
             files = [case.image, case.label, case.withheld]
             for path in files:
                 file_digest(path)
             taken_s.append(time.monotonic() - started)
-        if name:
-            phantom_s[name] = min(taken_s) / mvoxels
-            bytes_per_voxel += sum(path.stat().st_size for path in files) / mvoxels / 1e6 / len(specs)
-    if case is None:
-        raise ValueError("no synthetic scan was made")
-    log("measuring preparation and scoring")
-    found = _measure_preparation(study, case, folder / "prepared.zarr", float(task["raw_per_study"]))
-    mvoxels = found.pop("mvoxels")
-    return {
-        **found,
-        **_measure_scoring(study, case, folder / "prediction.nii.gz"),
-        "phantom_s": phantom_s,
-        "phantom_bytes": bytes_per_voxel,
-        "memory_mib": base_mib,
-        "mvoxel_mib": max(0.0, peak_mib() - base_mib) / mvoxels,
-    }
+        phantom_s[name] = min(taken_s) / mvoxels
+        voxel_bytes += sum(path.stat().st_size for path in files) / mvoxels / 1e6 / len(specs)
+    return {"phantom_s": phantom_s, "voxel_bytes": voxel_bytes, "mvoxels": largest}
 
 
 def _coarse(spec: PhantomDataset) -> PhantomDataset:
@@ -79,7 +86,7 @@ def _coarse(spec: PhantomDataset) -> PhantomDataset:
     coarser = max(1.0, voxels / SCAN_VOXELS) ** (1 / 3)
     x, y, z = (step * coarser for step in spec.scanner.spacing_mm)
     scanner = spec.scanner.model_copy(update={"spacing_mm": (x, y, z)})
-    return spec.model_copy(update={"n_train": 1 + PHANTOMS, "n_val": 0, "n_test": 0, "scanner": scanner})
+    return spec.model_copy(update={"n_train": PHANTOMS, "n_val": 0, "n_test": 0, "scanner": scanner})
 
 
 def _measure_preparation(study: Study, case: PhantomCase, target: Path, raw_per_study: float) -> dict[str, Any]:
@@ -103,7 +110,7 @@ def _measure_preparation(study: Study, case: PhantomCase, target: Path, raw_per_
     mvoxels = (scan.size + prod(geometry.full_shape)) / 1e6
     return {
         "prepare_s": taken_s / mvoxels,
-        "prepared_bytes": _folder_bytes(target) / prod(geometry.shape),
+        "prepared_bytes": folder_bytes(target) / prod(geometry.shape),
         "body_share": [n / full for n, full in zip(geometry.shape, geometry.full_shape, strict=True)],
         "mvoxels": mvoxels,
     }
@@ -140,8 +147,10 @@ def _measure_scoring(study: Study, case: PhantomCase, target: Path) -> dict[str,
         "read_s": read_s / mvoxels,
         "organ_s": organ_s / mvoxels,
         "prediction_bytes": target.stat().st_size / reference.size,
+        "mvoxels": mvoxels,
     }
 
 
-def _folder_bytes(folder: Path) -> int:
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

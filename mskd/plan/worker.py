@@ -12,6 +12,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,23 @@ from mskd.config.loading import load_study
 from mskd.console import log
 from mskd.errors import MskdError
 
+STARTED = {"volumes": ("evaluate",), "networks": ("train_student", "predict")}  # whose imports count as start-up
 PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 TAIL = 2000
 
 
 def main(kind: str, folder: Path) -> None:
     """Measure, and write what was found."""
+    for stage in STARTED[kind]:
+        import_module(f"mskd.stages.{stage}")
+    started_s = time.time()
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     study = load_study(folder / "study.yaml")
     if kind == "volumes":
         from mskd.plan.volume_costs import measure_volumes as measure
     else:
         from mskd.plan.network_costs import measure_networks as measure
-    start_s = time.time() - float(task["started"])
+    start_s = started_s - float(task["started"])
     found = measure(study, folder, task)
     (folder / f"{kind}.json").write_text(json.dumps({**found, "start_s": start_s}), encoding="utf-8")
 
@@ -69,10 +74,10 @@ def in_child(title: str, folder: Path, work: Callable[[], dict[str, Any]]) -> di
             os.dup2(stream, 1)
             os.dup2(stream, 2)
             before_mib, started = present_mib(), time.monotonic()
-            found = work()
-            found |= {"time_s": time.monotonic() - started, "memory_mib": peak_mib()}
-            found["growth_mib"] = max(0.0, found["memory_mib"] - before_mib)
-            answer.write_text(json.dumps(found), encoding="utf-8")
+            result = work()
+            result |= {"time_s": time.monotonic() - started, "memory_mib": peak_mib()}
+            result["growth_mib"] = max(0.0, result["memory_mib"] - before_mib)
+            answer.write_text(json.dumps(result), encoding="utf-8")
             status = 0
         except BaseException:  # noqa: BLE001 - the parent reports it
             traceback.print_exc()

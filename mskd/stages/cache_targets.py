@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
 import torch
 
-from mskd.cases import by_block
+from mskd.cache.encoding import encode_targets
+from mskd.cache.projection import Projection
+from mskd.cache.settings import CacheSettings, cache_settings
+from mskd.cache.store import stored_content, write_store
+from mskd.cases import Case, by_block
 from mskd.config.study import Study
 from mskd.console import progress
 from mskd.device import set_up
@@ -13,51 +22,107 @@ from mskd.leaves import cache_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key
+from mskd.stages.fit_projection import read_projections
 from mskd.stages.inputs import cases_of, prepared_manifest
-from mskd.targets import stored_content, write_targets
-from mskd.teachers.base import Teacher
+from mskd.teachers.base import Teacher, TeacherTargets
 from mskd.teachers.registry import load_teacher
 
 STAGE = "cache_targets"
 
 
-def cache_targets(
-    study: Study, teacher: str, run: str, dataset: str, block: str, device: torch.device
-) -> None:
+def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str, device: torch.device) -> None:
     """Cache a teacher's targets for the cases of a block that students learn from; what stands is kept."""
     layout = Layout(study.root)
+    settings = cache_settings(study.cache)
     cases = by_block(cases_of(study, [dataset], run, study.cache.splits)).get(block, [])
-    prepared = prepared_manifest(study, cases).entries
-    weights = read_manifest(layout.manifest("train_teacher", teacher, run)).entries[teacher]["weights"]
-    code = stage_code(STAGE)
+    keys = target_keys(study, teacher, run, cases)
+    projections = read_projections(layout.projection(teacher, run)) if _projects(settings) else {}
     set_up(device, study.inference.threads)
     loaded: Teacher | None = None
-    entries = {}
-    with progress(f"cache {teacher} {run} {dataset}/{block}", len(cases)) as advance:
+    contents: dict[str, str | Future[str]] = {}
+    # one case is encoded and written while the teacher looks at the next; two are in memory at most
+    with progress(f"cache {teacher} {run} {dataset}/{block}", len(cases)) as advance, ThreadPoolExecutor(1) as writer:
+        writing: Future[str] | None = None
         for case in cases:
             path = layout.targets(teacher, run, dataset, block, case.name)
-            image = prepared[case.id]["image"]
-            key = content_key(leaves=cache_leaves(study), code=code, weights=weights, image=image)
-            content = stored_content(path, key)
+            content = stored_content(path, keys[case.id])
             if content is None:
                 loaded = loaded or load_teacher(study, teacher, run, device)
                 source = PreparedCase(layout.prepared(dataset, block, case.name), case.id)
-                content = write_targets(
-                    path,
-                    loaded.targets(source),
-                    key=key,
-                    dtype=study.cache.dtype,
-                    chunk=study.cache.chunk,
-                    attributes={
-                        "case": case.id,
-                        "teacher": teacher,
-                        "run": run,
-                        "organs": loaded.organs,
-                        "weights_sha256": weights,
-                        "affine": source.geometry.affine.tolist(),
-                        "code": code,
-                    },
+                said = loaded.targets(source)
+                if writing is not None:
+                    writing.result()
+                writing = writer.submit(
+                    _write, study, settings, loaded, source, said, projections, path, keys[case.id], (teacher, run)
                 )
-            entries[case.id] = {"key": key, "content": content}
+            contents[case.id] = content or writing  # type: ignore[assignment]
             advance(1, case.name)
+        entries = {
+            case: {"key": keys[case], "content": found if isinstance(found, str) else found.result()}
+            for case, found in contents.items()
+        }
     Manifest(STAGE, entries).write(layout.manifest(STAGE, teacher, run, dataset, block))
+
+
+def target_keys(study: Study, teacher: str, run: str, cases: list[Case]) -> dict[str, str]:
+    """Return the content keys of a teacher's targets by case id, from today's manifests and configuration."""
+    layout = Layout(study.root)
+    prepared = prepared_manifest(study, cases).entries
+    parts: dict[str, Any] = {"leaves": cache_leaves(study), "code": stage_code(STAGE)}
+    parts["weights"] = read_manifest(layout.manifest("train_teacher", teacher, run)).entries[teacher]["weights"]
+    if _projects(cache_settings(study.cache)):
+        fitted = read_manifest(layout.manifest("fit_projection", teacher, run))
+        parts["projection"] = fitted.entries[teacher]["content"]
+    owned = set(study.teacher_organs(teacher))
+    keys = {}
+    for case in cases:
+        entry = prepared[case.id]
+        # labels decide which chunks are kept, where the case has labels of the teacher's organs
+        labels = entry["labels"] if owned & set(study.datasets[case.dataset].labelled_organs) else None
+        keys[case.id] = content_key(image=entry["image"], labels=labels, **parts)
+    return keys
+
+
+def _projects(settings: CacheSettings) -> bool:
+    return settings.feature_channels > 0 and bool(settings.taps)
+
+
+def _write(
+    study: Study,
+    settings: CacheSettings,
+    teacher: Teacher,
+    source: PreparedCase,
+    said: TeacherTargets,
+    projections: dict[str, Projection],
+    path: Path,
+    key: str,
+    origin: tuple[str, str],
+) -> str:
+    """Encode and write one case; return the digest of its content."""
+    dataset = source.case.split("/")[0]
+    values = [
+        study.label_values[organ]
+        for organ in teacher.organs
+        if organ in study.datasets[dataset].labelled_organs and organ in study.label_values
+    ]
+    arrays = encode_targets(
+        said,
+        settings,
+        truth=np.isin(source.read("labels"), values) if values else None,
+        body=source.read("body").astype(bool),
+        spacing_mm=study.preprocessing.spacing_mm,
+        projections=projections,
+        seed=source.case,
+    )
+    attributes = {
+        "case": source.case,
+        "teacher": origin[0],
+        "run": origin[1],
+        "organs": teacher.organs,
+        "teacher_digest": teacher.digest,
+        "affine": source.geometry.affine.tolist(),
+        "spacing_mm": list(study.preprocessing.spacing_mm),
+        "settings": settings.to_json(),
+        "code": stage_code(STAGE),
+    }
+    return write_store(path, arrays, key=key, level=settings.level, attributes=attributes)

@@ -106,9 +106,7 @@ def _score(study: Study, case: Case, method: str, run: str) -> tuple[list[OrganS
         return [], scan_diagonal_mm(shape, [float(s) for s in spacing_mm])
     if leaves["withheld"] is not None and case.withheld is not None:
         reference = read_withheld_labels(case, leaves["withheld"], shape, affine)
-        labelled = [
-            organ for organ in study.organs if study.label_values[organ] in leaves["withheld"].values()
-        ]
+        labelled = [organ for organ in study.organs if study.label_values[organ] in leaves["withheld"].values()]
     scores = score_case(
         prediction,
         reference,

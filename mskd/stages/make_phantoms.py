@@ -55,6 +55,7 @@ def make_dataset(root: Path, spec: dict[str, Any]) -> None:
     except ValidationError as error:
         raise ConfigError(f"phantom: {error}") from None
     total = dataset.n_train + dataset.n_val + dataset.n_test
-    key = content_key(leaves=dataset.model_dump(mode="json"), code=stage_code(STAGE))
+    leaves = dataset.model_dump(mode="json", exclude={"n_train", "n_val", "n_test"})
+    key = content_key(leaves=leaves, code=stage_code(STAGE))
     with progress(f"phantoms {root}", total) as advance:
         write_dataset(root, dataset, key=key, progress=lambda _: advance())

@@ -42,9 +42,7 @@ def predict(study: Study, method: str, run: str, dataset: str, block: str, devic
         for case in cases:
             path = layout.prediction(method, run, dataset, block, case.name)
             image = prepared[case.id]["image"]
-            key = content_key(
-                leaves=predict_leaves(study), code=stage_code(STAGE), weights=weights, image=image
-            )
+            key = content_key(leaves=predict_leaves(study), code=stage_code(STAGE), weights=weights, image=image)
             content = _stored(path, key)
             if content is None:
                 model = model or load_model(layout.student(method, run), device)
@@ -105,11 +103,7 @@ def predict_files(model_folder: Path, source: Path, output: Path, device: torch.
         MskdError: If scans cannot be read; names them, after the others are done.
     """
     model = load_model(model_folder, device)
-    scans = (
-        [source]
-        if source.is_file()
-        else sorted(p for p in source.glob("*.nii*") if not p.name.startswith("."))
-    )
+    scans = [source] if source.is_file() else sorted(p for p in source.glob("*.nii*") if not p.name.startswith("."))
     if not scans:
         raise MskdError(f"no scan found: {source}\n  expected: a .nii or .nii.gz file, or a folder of them")
     windows = Windows(model.window, model.overlap, model.stride)
@@ -120,9 +114,7 @@ def predict_files(model_folder: Path, source: Path, output: Path, device: torch.
             try:
                 scan, affine = read_scan(path, name)
                 prepared = prepare_arrays(scan, affine, None, None, model.preprocessing)
-                labels = predict_labels(
-                    model, prepared.image, prepared.body, prepared.geometry, windows, device=device
-                )
+                labels = predict_labels(model, prepared.image, prepared.body, prepared.geometry, windows, device=device)
                 with atomic_path(output / f"{name}.nii.gz") as part:
                     write_labels(part, labels, affine)
             except DataError as error:

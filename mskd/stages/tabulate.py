@@ -55,9 +55,7 @@ def tabulate(study: Study) -> None:
             )
             write_tables(tables[name], layout.tables, stem=name, notes=notes, labels=labels)
     for dataset, role in dataset_titles(comparison_table(metrics)):
-        figure = box_plot(
-            metrics, dataset, role, methods=list(study.methods), organs=study.organs, labels=labels
-        )
+        figure = box_plot(metrics, dataset, role, methods=list(study.methods), organs=study.organs, labels=labels)
         save_figure(figure, layout.figures / f"dice-{dataset}-{role}")
     cost = cost_table(study)
     write_text(layout.tables / "cost.csv", cost.to_csv(index=False, lineterminator="\n"))
@@ -71,9 +69,7 @@ def show_tables(study: Study) -> None:
 
     layout = Layout(study.root)
     metrics = read_all_metrics([layout.all_metrics])
-    table = comparison_table(
-        metrics, methods=list(study.methods), datasets=list(study.datasets), organs=study.organs
-    )
+    table = comparison_table(metrics, methods=list(study.methods), datasets=list(study.datasets), organs=study.organs)
     console = Console(width=None if Console().is_terminal else 110)
     for dataset, role in dataset_titles(table):
         console.print(terminal_table(table, dataset, role, method_titles(study)))
@@ -85,9 +81,7 @@ def tested_datasets(study: Study) -> list[str]:
     return [
         name
         for name in study.datasets
-        if any(
-            case.split == "test" for fold in range(study.runs.folds) for case in list_cases(study, name, fold)
-        )
+        if any(case.split == "test" for fold in range(study.runs.folds) for case in list_cases(study, name, fold))
     ]
 
 

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 
+from mskd.cache.store import TargetStore
 from mskd.cases import Case, seed_of_run
 from mskd.config.study import Study
 from mskd.console import log
@@ -21,10 +22,10 @@ from mskd.networks.unet import UNet
 from mskd.provenance import content_key
 from mskd.stages.inputs import cases_of, prepared_manifest, training_datasets
 from mskd.stages.training_inputs import patches, training_cases, validator
-from mskd.targets import TargetStore
 from mskd.training.loop import Trainee, train
 
 STAGE = "train_student"
+TARGETS = "targets/"
 
 
 def train_student(study: Study, method: str, run: str, device: torch.device) -> None:
@@ -45,7 +46,7 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
             "seed": seed_of_run(run),
         }
         if facts.trains:
-            network, scores = _train(study, method, facts, run, learn, check, key, device)
+            network, scores = _train(study, method, facts, run, learn, check, inputs, key, device)
             provenance |= {
                 "validation": scores,
                 "training": study.method_training(method).model_dump(mode="json"),
@@ -66,9 +67,7 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
     Manifest(STAGE, {method: {"key": key, "weights": weights}}).write(layout.manifest(STAGE, method, run))
 
 
-def _inputs(
-    study: Study, facts: MethodFacts, run: str, learn: list[Case], check: list[Case]
-) -> dict[str, Any]:
+def _inputs(study: Study, facts: MethodFacts, run: str, learn: list[Case], check: list[Case]) -> dict[str, Any]:
     """Return the digests of everything that the method reads."""
     layout = Layout(study.root)
     inputs: dict[str, Any] = {}
@@ -85,10 +84,8 @@ def _inputs(
     if "targets" in facts.needs:
         blocks = sorted({(case.dataset, case.block) for case in learn})
         for teacher in study.teachers:
-            cached = merge(
-                [read_manifest(layout.manifest("cache_targets", teacher, run, *block)) for block in blocks]
-            )
-            inputs[f"targets/{teacher}"] = {case.id: cached.entries[case.id]["content"] for case in learn}
+            cached = merge([read_manifest(layout.manifest("cache_targets", teacher, run, *block)) for block in blocks])
+            inputs[TARGETS + teacher] = {case.id: cached.entries[case.id]["content"] for case in learn}
     return inputs
 
 
@@ -99,6 +96,7 @@ def _train(
     run: str,
     learn: list[Case],
     check: list[Case],
+    inputs: dict[str, Any],
     key: str,
     device: torch.device,
 ) -> tuple[UNet, dict[str, float]]:
@@ -108,10 +106,9 @@ def _train(
     seed = stable_seed("student", run)
     torch.manual_seed(seed)
     targets = dict.fromkeys(study.teachers, run) if "targets" in facts.needs else None
-    cases = training_cases(study, learn, training, targets)
-    built: Built = import_module(facts.module).build(
-        _context(study, method, cases[0].stores if targets else {})
-    )
+    contents = {name.removeprefix(TARGETS): of for name, of in inputs.items() if name.startswith(TARGETS)}
+    cases = training_cases(study, learn, training, targets, contents)
+    built: Built = import_module(facts.module).build(_context(study, method, cases[0].stores if targets else {}))
     trainee = Trainee(
         title=f"{method} {run}",
         network=built.network,
@@ -150,8 +147,7 @@ def _context(study: Study, method: str, stores: dict[str, TargetStore]) -> Metho
             for teacher in study.teachers
         },
         tap_channels={
-            teacher: {tap: store.arrays[tap].shape[0] for tap in store.strides}
-            for teacher, store in stores.items()
+            teacher: {tap: store.arrays[tap].shape[0] for tap in store.strides} for teacher, store in stores.items()
         },
         tap_strides=first.strides if first else {},
     )

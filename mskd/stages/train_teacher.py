@@ -52,9 +52,7 @@ def train_teacher(study: Study, teacher: str, run: str, device: torch.device) ->
             loss=_loss(network, study, teacher),
             validate=validator(study, network, check, training, channels, device),
         )
-        sampler = patches(
-            study, training_cases(study, learn, training), training, seed=seed, needs=PatchNeeds()
-        )
+        sampler = patches(study, training_cases(study, learn, training), training, seed=seed, needs=PatchNeeds())
         scores = train(trainee, sampler, training, folder=folder, device=device, resume_key=key)
         log(f"teacher {teacher} {run}: {scores}")
         weights = save_model(

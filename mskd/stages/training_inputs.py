@@ -20,7 +20,11 @@ from mskd.training.validation import validation_dice
 
 
 def training_cases(
-    study: Study, cases: Iterable[Case], training: Training, targets: dict[str, str] | None = None
+    study: Study,
+    cases: Iterable[Case],
+    training: Training,
+    targets: dict[str, str] | None = None,
+    contents: dict[str, dict[str, str]] | None = None,
 ) -> list[TrainingCase]:
     """Return cases as training reads them.
 
@@ -29,6 +33,7 @@ def training_cases(
         cases: Which.
         training: For the memory that may be kept.
         targets: Teacher → run whose cached targets are read; None for none.
+        contents: Teacher → case id → digest that the targets must have.
     """
     layout = Layout(study.root)
     budget = MemoryBudget(int(training.ram_cache_gib * 2**30))
@@ -42,6 +47,7 @@ def training_cases(
                 teacher: layout.targets(teacher, run, case.dataset, case.block, case.name)
                 for teacher, run in (targets or {}).items()
             },
+            contents={teacher: of_cases[case.id] for teacher, of_cases in (contents or {}).items()},
             budget=budget,
         )
         for case in cases

@@ -16,7 +16,7 @@ from mskd.margins import margins
 from mskd.models import Model, load_model
 from mskd.networks.unet import UNet
 from mskd.prepared import PreparedCase, normalise
-from mskd.targets import TargetArrays
+from mskd.teachers.base import TeacherTargets
 
 
 @dataclass
@@ -39,7 +39,7 @@ class TrainedTeacher:
         """The network, frozen and in evaluation mode."""
         return cast(UNet, self.model.network)
 
-    def targets(self, case: PreparedCase) -> TargetArrays:
+    def targets(self, case: PreparedCase) -> TeacherTargets:
         """Run over a case and return blended margins (K_n, X, Y, Z) and features."""
 
         def forward(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -51,7 +51,7 @@ class TrainedTeacher:
         margin = margins(torch.from_numpy(outputs.scores)[None])[0].numpy()
         level_strides = self.network.settings.level_strides
         strides = {tap: level_strides[self.network.settings.tap_level(tap)] for tap in self.taps}
-        return TargetArrays(margin, outputs.features, strides)
+        return TeacherTargets(margin, outputs.features, strides)
 
 
 def load(study: Study, teacher: str, run: str, device: torch.device) -> TrainedTeacher:

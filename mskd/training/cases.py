@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mskd.cache.store import TargetStore
 from mskd.prepared import PreparedCase
-from mskd.targets import TargetStore
 
 Triple = tuple[int, int, int]
 
@@ -41,6 +41,7 @@ class TrainingCase:
         prepared_path: Prepared store.
         labelled: Study values of the organs that its dataset labels.
         targets: Teacher → target store; empty where the method needs none.
+        contents: Teacher → digest that the store's manifest names; a store with another is refused.
         budget: Shared by the cases of a process.
     """
 
@@ -49,6 +50,7 @@ class TrainingCase:
     prepared_path: Path
     labelled: list[int]
     targets: dict[str, Path] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(0))
     _kept: dict[tuple[str, str], npt.NDArray[Any]] = field(default_factory=dict, repr=False)
 
@@ -60,24 +62,27 @@ class TrainingCase:
     @cached_property
     def stores(self) -> dict[str, TargetStore]:
         """The target stores by teacher."""
-        return {teacher: TargetStore(path, self.case) for teacher, path in self.targets.items()}
+        return {
+            teacher: TargetStore(path, self.case, self.contents.get(teacher)) for teacher, path in self.targets.items()
+        }
 
     def patch(self, name: str, start: Sequence[int], size: Sequence[int], fill: float) -> npt.NDArray[Any]:
         """Return a box of a prepared array, filled up where it leaves the volume."""
         return _padded(lambda box: self._read("", name, box), self.prepared.shape, start, size, fill)
 
     def target_patch(self, teacher: str, name: str, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[Any]:
-        """Return a box (C, …) of a target array on its own grid, 0 where it leaves the volume."""
-        shape = self.stores[teacher].arrays[name].shape
-        return _padded(lambda box: self._read(teacher, name, box), shape[1:], start, size, 0.0)
+        """Return a box (C, …) of a target array on its own grid, code 0 where it leaves the volume, as float32."""
+        store = self.stores[teacher]
+        codes = _padded(lambda box: self._read(teacher, name, box), store.arrays[name].shape[1:], start, size, 0)
+        return store.decode(name, codes)
 
     def _read(self, teacher: str, name: str, box: tuple[slice, ...]) -> npt.NDArray[Any]:
-        store: PreparedCase | TargetStore = self.stores[teacher] if teacher else self.prepared
+        read = self.stores[teacher].read_codes if teacher else self.prepared.read
         if (teacher, name) not in self._kept:
             size = self._bytes(teacher, name)
             if not self.budget.take(size):
-                return store.read(name, (box[0], box[1], box[2]))
-            self._kept[teacher, name] = store.read(name)
+                return read(name, (box[0], box[1], box[2]))
+            self._kept[teacher, name] = read(name)
         kept = self._kept[teacher, name]
         return np.asarray(kept[..., box[0], box[1], box[2]])
 

@@ -46,11 +46,13 @@ class Journal:
         figure = Figure(figsize=(8, 4.5), layout="constrained")
         FigureCanvasAgg(figure)
         axes = figure.add_subplot()
-        for name in sorted({key for row in self.rows for key in row if key.startswith("loss")}):
+        names = sorted({key for row in self.rows for key in row if key.startswith("loss")})
+        for name in names:
             points = [(row["step"], row[name]) for row in self.rows if name in row]
             axes.plot(*zip(*points, strict=True), label=name, linewidth=1.8 if name == "loss" else 0.9)
         axes.set(xlabel="optimiser steps", ylabel="loss", title=title)
-        axes.legend(loc="upper left", fontsize=8)
+        if names:  # the first validation may come before the first row of losses
+            axes.legend(loc="upper left", fontsize=8)
         scores = [(row["step"], row["val_dice"]) for row in self.rows if "val_dice" in row]
         if scores:
             right = axes.twinx()

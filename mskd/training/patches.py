@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ from mskd.training.cases import TrainingCase
 
 Triple = tuple[int, int, int]
 IGNORE = 255
+WHOLE = 0.999
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class Batch:
         labelled: Organs that each sample's dataset labels, bool (B, K).
         margins: Teachers' margins, one channel per (teacher, organ), (B, P, X, Y, Z); None if not needed.
         features: (teacher, tap) → (B, C, x, y, z).
+        kept: (teacher, tap) → cells whose features are known, bool (B, 1, x, y, z); without an entry all are.
     """
 
     image: Tensor
@@ -61,6 +63,7 @@ class Batch:
     labelled: Tensor
     margins: Tensor | None
     features: dict[tuple[str, str], Tensor]
+    kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -70,6 +73,7 @@ class Batch:
             self.labelled.to(device, non_blocking=True),
             None if self.margins is None else self.margins.to(device, non_blocking=True),
             {key: value.to(device, non_blocking=True) for key, value in self.features.items()},
+            {key: value.to(device, non_blocking=True) for key, value in self.kept.items()},
         )
 
 
@@ -105,7 +109,7 @@ class PatchDataset(Dataset[Batch]):
         case = dataset[int(rng.integers(len(dataset)))]
         start = self._place(rng, case)
         change = draw_spatial(rng, self.settings.augmentation, self.settings.patch_size, self.spacing_mm)
-        image, labels, margins, features = self._cut(case, start, change)
+        image, labels, margins, features, kept = self._cut(case, start, change)
         image = change_intensity(image, rng, self.settings.augmentation, self.spacing_mm)
         labelled = torch.zeros((1, self.n_organs), dtype=torch.bool)
         labelled[0, [value - 1 for value in case.labelled]] = True
@@ -115,6 +119,7 @@ class PatchDataset(Dataset[Batch]):
             labelled,
             None if margins is None else margins[None],
             {key: value[None] for key, value in features.items()},
+            {key: value[None] for key, value in kept.items()},
         )
 
     def _place(self, rng: np.random.Generator, case: TrainingCase) -> Triple:
@@ -142,7 +147,7 @@ class PatchDataset(Dataset[Batch]):
 
     def _cut(
         self, case: TrainingCase, start: Triple, change: SpatialChange
-    ) -> tuple[Tensor, Tensor, Tensor | None, dict[tuple[str, str], Tensor]]:
+    ) -> tuple[Tensor, Tensor, Tensor | None, dict[tuple[str, str], Tensor], dict[tuple[str, str], Tensor]]:
         size = self.settings.patch_size
         positions = None
         box_start, box_size = (0, 0, 0), size
@@ -161,7 +166,7 @@ class PatchDataset(Dataset[Batch]):
         image = move(torch.from_numpy(normalise(hu, (low, high)))[None])
         found = torch.from_numpy(case.patch(self.needs.labels, first, box_size, IGNORE))[None]
         labels = move(found, nearest=True).to(torch.uint8)[0]
-        margins, features = None, {}
+        margins, features, kept = None, {}, {}
         if self.needs.logits:
             parts = [case.target_patch(teacher, "logits", first, box_size) for teacher in case.targets]
             margins = move(torch.from_numpy(np.concatenate(parts)).float())
@@ -171,7 +176,10 @@ class PatchDataset(Dataset[Batch]):
             for teacher in case.targets:
                 values = torch.from_numpy(case.target_patch(teacher, tap, where, small)).float()
                 features[teacher, tap] = move(values, stride)
-        return image, labels, margins, features
+                cells = torch.from_numpy(case.stores[teacher].kept(tap, where, small))[None]
+                # a cell counts where everything that it was interpolated from is there
+                kept[teacher, tap] = move(cells.float(), stride) > WHOLE
+        return image, labels, margins, features, kept
 
 
 def collate(samples: list[Batch]) -> Batch:
@@ -183,4 +191,5 @@ def collate(samples: list[Batch]) -> Batch:
         torch.cat([s.labelled for s in samples]),
         None if first.margins is None else torch.cat([s.margins for s in samples if s.margins is not None]),
         {key: torch.cat([s.features[key] for s in samples]) for key in first.features},
+        {key: torch.cat([s.kept[key] for s in samples]) for key in first.kept},
     )

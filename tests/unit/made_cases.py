@@ -8,12 +8,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mskd.cache.encoding import encode_targets
+from mskd.cache.settings import cache_settings
+from mskd.cache.store import write_store
+from mskd.config.cache import Cache
 from mskd.geometry import Geometry
 from mskd.prepared import PreparedArrays, write_prepared
-from mskd.targets import TargetArrays, write_targets
+from mskd.teachers.base import TeacherTargets
 from mskd.training.cases import MemoryBudget, TrainingCase
 
 HU_CLIP = (-100.0, 100.0)
+LOSSLESS = cache_settings(Cache(preset="lossless", chunk=8))
 
 
 def make_case(
@@ -25,7 +30,7 @@ def make_case(
     name: str = "case",
     dataset: str = "d",
     withheld: NDArray[np.uint8] | None = None,
-    targets: Mapping[str, TargetArrays] | None = None,
+    targets: Mapping[str, TeacherTargets] | None = None,
     spacing_mm: tuple[float, float, float] = (1.0, 1.0, 1.0),
     budget_bytes: int = 0,
 ) -> TrainingCase:
@@ -46,5 +51,14 @@ def make_case(
     stores = {}
     for teacher, target in (targets or {}).items():
         stores[teacher] = folder / "cache" / teacher / f"{case}.zarr"
-        write_targets(stores[teacher], target, key="k", dtype="float32", chunk=8, attributes={"case": case})
-    return TrainingCase(case, dataset, path, labelled, stores, MemoryBudget(budget_bytes))
+        encoded = encode_targets(
+            target,
+            LOSSLESS,
+            truth=None,
+            body=arrays.body,
+            spacing_mm=spacing_mm,
+            projections={},
+            seed=case,
+        )
+        write_store(stores[teacher], encoded, key="k", level=1, attributes={"case": case})
+    return TrainingCase(case, dataset, path, labelled, stores, budget=MemoryBudget(budget_bytes))

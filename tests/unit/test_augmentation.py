@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional
@@ -85,14 +85,15 @@ class TestDraws:
             assert two.control is None
             assert two.turns == 0
 
+    @settings(max_examples=40, deadline=None, derandomize=True)
     @given(seed=st.integers(0, 10_000))
     def test_rotation_and_zoom_stay_in_their_ranges(self, seed: int) -> None:
-        settings = Augmentation(**{**QUIET, "affine_probability": 1.0}, rotation_deg=20.0, scale=(0.5, 2.0))
+        settings = Augmentation(**{**QUIET, "affine_probability": 1.0}, rotation_deg=20.0, scale=(1.0, 2.0))
         matrix = draw(seed, settings).matrix
         assert matrix is not None
         in_mm = np.diag(SPACING_MM) @ matrix @ np.diag(1 / np.asarray(SPACING_MM))
         zoom = float(np.linalg.det(in_mm)) ** (-1 / 3)
-        assert 0.5 <= zoom <= 2.0
+        assert 1 - 1e-9 <= zoom <= 2 + 1e-9
         rotation = in_mm * zoom
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-9)
         # three turns of 20° each reach 60° at most
@@ -129,6 +130,7 @@ class TestPositions:
         for axis, expected in enumerate((1.0, -2.0, 0.5)):
             torch.testing.assert_close(moved[axis], torch.full(PATCH, expected))
 
+    @settings(max_examples=40, deadline=None, derandomize=True)
     @given(seed=st.integers(0, 10_000), align=st.sampled_from([(1, 1, 1), (2, 2, 2), (4, 4, 2)]))
     def test_the_box_holds_them_all(self, seed: int, align: tuple[int, int, int]) -> None:
         positions = source_positions(draw(seed), PATCH)
@@ -249,9 +251,10 @@ class TestIntensity:
         assert along[1] / centre == pytest.approx(exp(-0.5 * 4 / s2), rel=1e-3)
         assert along[2] / centre == pytest.approx(exp(-0.5 * 9 / s2), rel=1e-3)
 
+    @settings(max_examples=40, deadline=None, derandomize=True)
     @given(seed=st.integers(0, 10_000))
     def test_all_together_are_reproducible_and_in_range(self, seed: int) -> None:
-        on = {name: 0.5 for name in QUIET}
+        on = dict.fromkeys(QUIET, 0.5)
         one, same = intensity(seed, self.IMAGE, **on), intensity(seed, self.IMAGE, **on)
         assert torch.equal(one, same)
         assert one.shape == self.IMAGE.shape

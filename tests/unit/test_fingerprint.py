@@ -110,7 +110,7 @@ class TestWhatDoesNotCount:
 
     def test_a_docstring_where_there_was_none(self, small: Path) -> None:
         before = of_top(small)
-        edit(small, "middle.py", "    return Half", '    """New."""\n    return Half')
+        edit(small, "middle.py", "    return Halver", '    """New."""\n    return Halver')
         assert of_top(small) == before
 
     @pytest.mark.parametrize("name", ["errors.py", "__init__.py", "fingerprint.py"])

@@ -6,7 +6,7 @@ from math import log
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -46,18 +46,21 @@ def test_of_two_channels_agrees_with_the_general_formula(channels: list[int]) ->
     torch.testing.assert_close(margins(scores, channels), margins(with_a_third, channels))
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(seed=seeds, channels=st.integers(2, 6))
 def test_their_sigmoid_is_the_softmax(seed: int, channels: int) -> None:
     scores = random_scores(seed, channels)
     torch.testing.assert_close(torch.sigmoid(margins(scores)), scores.softmax(1)[:, 1:])
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(seed=seeds, channels=st.integers(2, 6), constant=st.floats(-100, 100))
 def test_a_constant_on_all_channels_changes_nothing(seed: int, channels: int, constant: float) -> None:
     scores = random_scores(seed, channels)
     torch.testing.assert_close(margins(scores + constant), margins(scores))
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(seed=seeds, channels=st.integers(2, 6))
 def test_round_trip_through_probabilities(seed: int, channels: int) -> None:
     """Probabilities → log-probabilities as scores → margins → the same probabilities."""
@@ -65,6 +68,7 @@ def test_round_trip_through_probabilities(seed: int, channels: int) -> None:
     torch.testing.assert_close(torch.sigmoid(margins(probability.log())), probability[:, 1:])
 
 
+@settings(max_examples=40, deadline=None, derandomize=True)
 @given(margin=st.floats(-80, 80))
 def test_a_margin_beside_a_background_of_zero_is_itself(margin: float) -> None:
     assert margins(voxels([0.0], [margin])).item() == margin

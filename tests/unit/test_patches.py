@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mskd.config.training import Augmentation, Training
-from mskd.targets import TargetArrays
+from mskd.teachers.base import TeacherTargets
 from mskd.training.cases import TrainingCase
 from mskd.training.patches import Batch, PatchDataset, PatchNeeds, collate
 
@@ -31,11 +31,11 @@ NEEDS = PatchNeeds(logits=True, taps=TAPS, align=(4, 4, 4))
 SHAPE = (24, 20, 16)
 
 
-def pointwise_teacher(image: Tensor, sign: float) -> TargetArrays:
+def pointwise_teacher(image: Tensor, sign: float) -> TeacherTargets:
     """A teacher whose every answer is a function of the image at that place: two margins, and pooled features."""
     margin = torch.cat((sign * image / 4, 2 * image - sign))
     features = {tap: functional.avg_pool3d(torch.cat((image, -sign * image)), s) for tap, s in TAPS.items()}
-    return TargetArrays(margin.numpy(), {tap: f.numpy() for tap, f in features.items()}, TAPS)
+    return TeacherTargets(margin.numpy(), {tap: f.numpy() for tap, f in features.items()}, TAPS)
 
 
 def taught_case(folder: Path, image_hu: np.ndarray[Any, Any], **options: Any) -> TrainingCase:
@@ -70,7 +70,7 @@ def assert_equal(one: Batch, two: Batch) -> None:
 
 
 class TestPureFunctions:
-    AUGMENTED: dict[str, Any] = {
+    AUGMENTED: ClassVar[dict[str, Any]] = {
         "augmentation": {
             **INTENSITY,
             "affine_probability": 0.5,
@@ -118,7 +118,7 @@ class TestOneChangeForAll:
             assert torch.equal(sample.labels[0], (hu[0] > 20).to(torch.uint8))
             assert sample.margins is not None
             said = [pointwise_teacher(hu, sign) for sign in (1.0, -1.0)]
-            np.testing.assert_array_equal(sample.margins[0], np.concatenate([t.logits for t in said]))
+            np.testing.assert_array_equal(sample.margins[0], np.concatenate([t.margins for t in said]))
             for teacher, target in zip("ab", said, strict=True):
                 for tap in TAPS:
                     np.testing.assert_array_equal(sample.features[teacher, tap][0], target.features[tap])
@@ -140,7 +140,7 @@ class TestOneChangeForAll:
                 continue  # leaves the volume or the range of intensities
             inside += 1
             said = pointwise_teacher(hu, 1.0)
-            np.testing.assert_allclose(sample.margins[0, :2], said.logits, atol=0.02)
+            np.testing.assert_allclose(sample.margins[0, :2], said.margins, atol=0.02)
             for tap in TAPS:
                 np.testing.assert_allclose(sample.features["a", tap][0], said.features[tap], atol=0.02)
             # labels: right wherever the value is further from the threshold than half a voxel's diagonal
@@ -180,7 +180,7 @@ class TestPlaces:
             zeros.astype(np.int16),
             zeros.astype(np.uint8),
             labelled=[1],
-            targets={"a": TargetArrays(margins, {}, {})},
+            targets={"a": TeacherTargets(margins, {}, {})},
         )
 
     @pytest.mark.parametrize("align", [1, 4])

@@ -29,12 +29,12 @@ STUDY: dict[str, Any] = {
     "preprocessing": {"spacing_mm": [8, 8, 8], "crop_to_body": False},
     "network": {"features": [4, 8]},
     "training": {
-        "steps": 2,
+        "steps": 6,  # enough that every case of three is drawn
         "batch_size": 1,
         "patch_size": [8, 8, 8],
         "threads": 1,
         "validation_cases": 0,
-        "log_every": 1,
+        "log_every": 2,
     },
     "cache": {"taps": ["decoder0"]},
     "inference": {"threads": 1},

@@ -1,6 +1,7 @@
 rule cache_targets:
     input:
         teacher=f"{RESULTS}/manifests/train_teacher/{{teacher}}/{{run}}.json",
+        projection=lambda w: GRAPH.projection(w.teacher, w.run),
         prepared=f"{RESULTS}/manifests/prepare/{{dataset}}/{{block}}.json",
     output:
         f"{RESULTS}/manifests/cache_targets/{{teacher}}/{{run}}/{{dataset}}/{{block}}.json",

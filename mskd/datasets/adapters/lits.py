@@ -24,6 +24,7 @@ NON_COMMERCIAL = True
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _DEPTH = 2
+WITHHELD = "withheld"  # full label maps of studies that know them, named like the volumes
 
 
 def find_cases(root: Path, options: Mapping[str, str]) -> list[RawCase]:
@@ -49,4 +50,6 @@ def _walk(folder: Path, depth: int) -> Iterator[Path]:
     yield from files(folder)
     if depth:
         for child in subfolders(folder):
+            if child.name == WITHHELD:
+                continue
             yield from _walk(child, depth - 1)

@@ -1,0 +1,329 @@
+"""The plan: jobs as Snakemake counts them, arithmetic by hand, and units that are measured or read."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from mskd.cli.app import app
+from mskd.config.loading import load_study, parse_study
+from mskd.config.study import Study
+from mskd.dag import Graph
+from mskd.errors import ConfigError, DataError
+from mskd.plan import measuring
+from mskd.plan.activations import activation_mib, parameter_count
+from mskd.plan.jobs import study_jobs
+from mskd.plan.miniature import alike, smaller
+from mskd.plan.quantities import duration, size
+from mskd.plan.report import disk_warning, notes, plan_json, show_plan
+from mskd.plan.schedule import schedule
+from mskd.plan.study import Plan, plan_study
+from mskd.plan.units import InferenceUnits, TrainingUnits, Units, VolumeUnits, measured_or_read, units_leaves
+from mskd.plan.volumes import ScanSize, sampled, scan_sizes
+
+REPOSITORY = Path(__file__).parents[2]
+DEMO = REPOSITORY / "config" / "demo.yaml"
+
+
+def section(organ: str, n_test: int, **phantom: Any) -> dict[str, Any]:
+    """A dataset of scans of 80 × 80 × 160 mm: 10 × 10 × 20 raw voxels, 5 × 5 × 10 on the study grid of 16 mm."""
+    made = {
+        "organs": [organ],
+        "task": f"Task01_{organ.title()}",
+        "n_train": 2,
+        "n_val": 1,
+        "n_test": n_test,
+        "scanner": {"spacing_mm": [8, 8, 8], "fov_mm": [80, 80, 160], "slice_thickness_mm": 8},
+    }
+    return {"label_map": {1: organ}, "blocks": 1, "phantom": {**made, **phantom}}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    return parse_study(
+        {
+            "study": "tiny",
+            "results": str(tmp_path / "results"),
+            "organs": ["liver", "spleen"],
+            "datasets": {"liver": section("liver", 1), "spleen": section("spleen", 0)},
+            "methods": {"individual": {}, "mskd": {}},
+            "preprocessing": {"spacing_mm": [16, 16, 16], "crop_to_body": False},
+            "network": {"features": [4, 8]},
+            "training": {
+                "steps": 10,
+                "batch_size": 2,
+                "patch_size": [8, 8, 8],
+                "threads": 1,
+                "validate_every": 4,
+                "checkpoint_every": 100,
+                "ram_cache_gib": 0,
+            },
+            "cache": {"taps": ["decoder0"]},
+            "inference": {"threads": 1},
+        }
+    )
+
+
+@pytest.fixture
+def units(study: Study) -> Units:
+    """Powers of ten, so that each term can be told from the others."""
+    training = TrainingUnits(step_s=10, fixed_s=1, memory_mib=600, gpu_memory_mib=70)
+    inference = InferenceUnits(window_s=1000, mvoxel_s=0, memory_mib=500, mvoxel_mib=0, gpu_memory_mib=30)
+    volumes = VolumeUnits(
+        start_s=1,
+        phantom_s={"liver": 1e3, "spleen": 1e4},
+        prepare_s=1e5,
+        read_s=1e4,
+        organ_s=1e6,
+        memory_mib=100,
+        phantom_mib=1e3,
+        prepare_mib=2e3,
+        evaluate_mib=3e3,
+        phantom_bytes=2,
+        prepared_bytes=3,
+        prediction_bytes=1,
+        body_share=(1, 1, 1),
+    )
+    names = ["teacher/liver", "teacher/spleen", "method/individual", "method/mskd"]
+    return Units(
+        fits=units_leaves(study),
+        device="cpu",
+        machine="abacus",
+        gpu_memory="estimated",
+        scaled=1,
+        start_s=2,
+        volumes=volumes,
+        training=dict.fromkeys([name for name in names if name != "method/individual"], training),
+        cache=inference,
+        cache_bytes=7,
+        predict=inference,
+        parameters=dict.fromkeys(names, 1000),
+    )
+
+
+@pytest.fixture
+def plan(study: Study, units: Units) -> Plan:
+    return plan_study(study, units, parallel=2)
+
+
+@pytest.mark.parametrize("name", ["demo", "phantom_benchmark"])
+def test_jobs_are_those_that_snakemake_would_start(name: str, tmp_path: Path) -> None:
+    config = ["--configfile", f"config/{name}.yaml", "--config", f"results={tmp_path}"]
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "--quiet", "rules", *config]
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = re.findall(r"^(\w+) +(\d+) *$", done.stdout + done.stderr, re.MULTILINE)
+    scheduled = {rule: int(count) for rule, count in rows if rule not in ("total", "all")}
+    jobs = study_jobs(Graph(load_study(REPOSITORY / "config" / f"{name}.yaml")))
+    assert Counter(job.stage for job in jobs) == scheduled
+
+
+def test_jobs_come_after_what_they_wait_for(study: Study) -> None:
+    seen: set[Path] = set()
+    jobs = study_jobs(Graph(study))
+    for job in jobs:
+        assert set(job.inputs) <= seen
+        seen.add(job.output)
+    assert jobs[-1].stage == "tabulate"
+    teacher = next(job for job in jobs if job.stage == "train_teacher")
+    assert teacher.log == study.root / "logs" / "train_teacher" / "liver" / "fold0-seed0.log"
+
+
+def test_schedule_of_a_diamond() -> None:
+    times = {"a": 1.0, "b": 4.0, "c": 2.0, "d": 3.0}
+    waits: dict[str, list[str]] = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
+    alone, together = schedule(times, waits, 1), schedule(times, waits, 2)
+    assert (alone.total_s, alone.work_s, alone.bound) == (10, 10, "work")
+    assert (together.total_s, together.critical_path_s, together.bound) == (8, 8, "critical path")
+    assert together.critical_path == ("a", "b", "d")
+
+
+def test_schedule_of_independent_jobs_takes_the_long_ones_first() -> None:
+    times = {"short": 1.0, "shorter": 1.0, "long": 2.0}
+    assert schedule(times, {name: [] for name in times}, 2).total_s == 2
+    assert schedule({}, {}, 2).total_s == 0
+
+
+def test_sampled_indices_are_spread_evenly() -> None:
+    assert sampled(3, 20) == [0, 1, 2]
+    assert sampled(201, 5) == [0, 50, 100, 150, 200]
+
+
+def test_sizes_of_phantoms_come_from_the_configuration(study: Study) -> None:
+    sizes = scan_sizes(Graph(study))
+    assert len(sizes) == 7
+    assert set(sizes.values()) == {ScanSize(raw=(10, 10, 20), full=(5, 5, 10))}
+
+
+def test_sizes_of_files_come_from_their_headers(study: Study, tmp_path: Path) -> None:
+    for index in range(30):
+        for folder in ("imagesTr", "labelsTr"):
+            path = tmp_path / "data" / folder / f"liver_{index}.nii.gz"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            nib.save(nib.Nifti1Image(np.zeros((4, 6, 10 + index), np.uint8), np.diag([16, 8, 32, 1])), path)
+    real = {"path": str(tmp_path / "data"), "label_map": {1: "liver"}, "split": {"kind": "all", "into": "train"}}
+    data = study.model_dump(mode="json") | {"datasets": {"liver": real}, "teachers": {}}
+    sizes = scan_sizes(Graph(parse_study(data)))
+    assert len(sizes) == 30
+    assert sizes["liver/liver_0"] == ScanSize(raw=(4, 6, 10), full=(4, 3, 20))
+    assert sizes["liver/liver_29"].full == (4, 3, 78)
+    shutil.rmtree(tmp_path / "data")
+    with pytest.raises(DataError, match="way out"):
+        Graph(parse_study(data))
+
+
+def test_prepared_shape_is_the_bodys_share(study: Study) -> None:
+    cropping = study.model_copy(update={"preprocessing": study.preprocessing.model_copy(update={"crop_to_body": True})})
+    assert ScanSize((1, 1, 1), (10, 10, 10)).prepared(cropping, (0.55, 1.0, 2.0)) == (6, 10, 10)
+    assert ScanSize((1, 1, 1), (10, 10, 10)).prepared(study, (0.5, 0.5, 0.5)) == (10, 10, 10)
+
+
+def test_costs_by_hand(plan: Plan) -> None:
+    stages = {stage.stage: stage for stage in plan.stages}
+    raw, grid, windows = 2000, 250, 2  # voxels; a window of 8³ on 5 × 5 × 10: two along the last axis
+    phantoms = stages["make_phantoms"]
+    assert phantoms.total_s == pytest.approx((1 + 1e3 * 4 * raw / 1e6) + (1 + 1e4 * 3 * raw / 1e6))
+    assert phantoms.disk_bytes == pytest.approx(2 * 7 * raw)
+    assert phantoms.memory_mib == pytest.approx(100 + 1e3 * raw / 1e6)
+    prepare = stages["prepare"]
+    assert prepare.jobs == 2
+    assert prepare.total_s == pytest.approx(2 + 1e5 * 7 * (raw + grid) / 1e6)
+    assert prepare.disk_bytes == pytest.approx(3 * 7 * grid)
+    validation_s = 1000 * windows  # of one case
+    teachers = stages["train_teacher"]
+    assert teachers.total_s == pytest.approx(2 * (2 + 1 + 10 * 10 + 3 * validation_s))
+    assert teachers.disk_bytes == 2 * 4 * 1000  # no checkpoint in so few steps
+    assert (teachers.memory_mib, teachers.gpu_memory_mib) == (600, 70)
+    cache = stages["cache_targets"]
+    assert cache.jobs == 4
+    assert cache.total_s == pytest.approx(4 * (2 + 2 * 1000 * windows))  # two training cases each
+    assert cache.disk_bytes == pytest.approx(7 * 4 * 2 * grid)
+    students = stages["train_student"]
+    assert students.total_s == pytest.approx(2 + (2 + 1 + 100 + 3 * 2 * validation_s))
+    predict = stages["predict"]
+    assert predict.total_s == pytest.approx((2 + 1000 * windows) + (2 + 2 * 1000 * windows))  # individual: two passes
+    evaluate = stages["evaluate"]
+    assert evaluate.total_s == pytest.approx(2 * (1 + (1e4 + 1e6) * raw / 1e6))
+    assert plan.jobs == 2 + 2 + 2 + 4 + 2 + 2 + 2 + 1
+    assert plan.schedule.work_s == pytest.approx(sum(stage.total_s for stage in plan.stages))
+
+
+def test_same_units_give_the_same_plan(study: Study, units: Units, tmp_path: Path, plan: Plan) -> None:
+    path = tmp_path / "units.json"
+    path.write_text(units.model_dump_json())
+    read = measured_or_read(study, device="auto", source=path, target=tmp_path / "copy.json")
+    again = plan_study(study, read, parallel=2)
+    assert json.loads((tmp_path / "copy.json").read_text()) == json.loads(path.read_text())
+    assert replace(again, free_bytes=0) == replace(plan, free_bytes=0)
+
+
+def test_more_steps_need_no_new_units_but_another_patch_does(study: Study, units: Units, tmp_path: Path) -> None:
+    path = tmp_path / "units.json"
+    path.write_text(units.model_dump_json())
+    data = study.model_dump(mode="json")
+    longer = parse_study({**data, "training": {**data["training"], "steps": 1000}})
+    assert measured_or_read(longer, device="auto", source=path, target=None) == units
+    larger = parse_study({**data, "training": {**data["training"], "patch_size": [16, 16, 16]}})
+    with pytest.raises(ConfigError, match="another study"):
+        measured_or_read(larger, device="auto", source=path, target=None)
+    path.write_text("{}")
+    with pytest.raises(ConfigError, match="no unit costs"):
+        measured_or_read(study, device="auto", source=path, target=None)
+    with pytest.raises(ConfigError, match="No such file"):
+        measured_or_read(study, device="auto", source=tmp_path / "none.json", target=None)
+
+
+def test_the_text_says_what_is_measured_and_what_does_not_fit(plan: Plan, capsys: pytest.CaptureFixture[str]) -> None:
+    full = replace(plan, free_bytes=1, units=plan.units.model_copy(update={"scaled": 8.0}))
+    show_plan(full)
+    printed = capsys.readouterr().out
+    for expected in ("train_teacher", "measured on abacus", "estimated", "WARNING", "raised up to 8 times"):
+        assert expected in printed
+    assert "2 jobs at a time" in printed
+    assert disk_warning(plan) == ""
+    measured = replace(plan, units=plan.units.model_copy(update={"gpu_memory": "measured"}))
+    assert "GPU memory: measured." in " ".join(notes(measured))
+    data = json.loads(plan_json(full))
+    assert not data["fits_disk"]
+    assert data["stages"][0]["stage"] == "make_phantoms"
+
+
+def test_quantities() -> None:
+    assert [duration(s) for s in (4.21, 200, 18_600, 273_600)] == ["4.2 s", "3 min 20 s", "5 h 10 min", "3 d 4 h"]
+    assert [size(n) for n in (512, 1536, 200 * 2**20, 3 * 2**40)] == ["512 B", "1.5 KiB", "200 MiB", "3.0 TiB"]
+
+
+def test_smaller_patches_are_multiples_of_the_stride() -> None:
+    assert smaller((96, 96, 96), (16, 16, 16), 1.0) == (96, 96, 96)
+    assert smaller((160, 160, 64), (16, 16, 8), 0.25) == (80, 80, 64)
+    assert smaller((96, 96, 96), (16, 16, 16), 0.0) == (32, 32, 32)
+
+
+def test_alike_trainings_are_measured_once() -> None:
+    groups = alike(load_study(DEMO))
+    assert groups["teacher/liver"] == ["teacher/spleen", "teacher/kidney"]
+    assert not any("individual" in name for names in groups.items() for name in names)
+
+
+def test_gpu_memory_from_activations(study: Study) -> None:
+    parts = [activation_mib(study.network, 3, (8, 8, 8), batch, study.training) for batch in (1, 2, 3)]
+    assert parts[2] - parts[1] == pytest.approx(parts[1] - parts[0])
+    full, half = (
+        activation_mib(study.network, 3, (32, 32, 32), 1, study.training.model_copy(update={"mixed_precision": mixed}))
+        for mixed in (False, True)
+    )
+    # per voxel: 2 + 2 convolutions and norms of 4 channels at full size, transposed convolution 4, joined 8, scores 3,
+    # and on an eighth of the voxels 4 times 8 channels
+    kept = 4 * 2 * 2 * 2 + 4 + 8 + 3 + 4 * 8 / 8
+    assert full - half == pytest.approx(2 * kept * 32**3 / 2**20)
+    assert activation_mib(study.network, 3, (8, 8, 8), 1, None) < parts[0]
+    assert parameter_count(study.network, 3) > 0
+
+
+def test_units_are_measured_with_the_real_stages(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.5)
+    found = measuring.measure_units(study, "cpu")
+    assert found.fits == units_leaves(study)
+    assert set(found.training) == {"teacher/liver", "teacher/spleen", "method/mskd"}
+    assert set(found.volumes.phantom_s) == {"liver", "spleen"}
+    assert min(unit.step_s for unit in found.training.values()) > 0
+    assert found.predict.window_s > 0
+    assert found.cache_bytes > 0
+    assert (found.device, found.gpu_memory) == ("cpu", "estimated")
+    assert not study.root.exists()
+    assert plan_study(study, found).schedule.total_s > 0
+
+
+def test_command_reads_units_and_prints_json(study: Study, units: Units, tmp_path: Path) -> None:
+    (tmp_path / "study.yaml").write_text(json.dumps(study.model_dump(mode="json")))
+    (tmp_path / "units.json").write_text(units.model_dump_json())
+    arguments = ["plan", str(tmp_path / "study.yaml"), "--units", str(tmp_path / "units.json"), "--json"]
+    done = CliRunner().invoke(app, [*arguments, "--jobs", "3"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["parallel"] == 3
+
+
+def test_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['mskd', '--help']\n"
+        "from mskd.cli import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "print(*({'torch', 'zarr', 'pandas', 'numpy', 'scipy'} & set(sys.modules)), file=sys.stderr, end='')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    assert "status" in done.stdout
+    assert done.stderr == ""

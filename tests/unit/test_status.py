@@ -1,0 +1,149 @@
+"""The status: what is done, what is under way and how long it takes, what failed."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from mskd.config.loading import parse_study
+from mskd.config.study import Study
+from mskd.layout import Layout
+from mskd.plan.jobs import STAGES
+from mskd.status import StudyStatus, show_status, status_json, study_status
+from mskd.storage import write_text
+from mskd.training.journal import METRICS
+
+RUN = "fold0-seed0"
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Study:
+    phantom = {"n_train": 2, "n_val": 0, "n_test": 1}
+    return parse_study(
+        {
+            "study": "tiny",
+            "results": str(tmp_path),
+            "datasets": {"liver": {"blocks": 1, "phantom": phantom}},
+            "methods": {"mskd": {}},
+            "training": {"steps": 100, "log_every": 10},
+        }
+    )
+
+
+def done(status: StudyStatus) -> dict[str, tuple[int, int]]:
+    return {stage.stage: (stage.done, stage.expected) for stage in status.stages}
+
+
+def journal(study: Study, rows: list[dict[str, float]], tail: str = "", age_s: float = 0.0) -> None:
+    path = Layout(study.root).teacher("liver", RUN) / METRICS
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows) + tail)
+    then = time.time() - age_s
+    os.utime(path, (then, then))
+
+
+def test_empty_results(study: Study) -> None:
+    status = study_status(study)
+    assert done(status) == dict.fromkeys(STAGES, (0, 1))
+    assert (status.trainings, status.failures) == ((), ())
+    assert not study.root.exists()
+
+
+def test_outputs_that_are_there_are_done(study: Study) -> None:
+    layout = Layout(study.root)
+    for path in (
+        layout.manifest("make_phantoms", "liver"),
+        layout.manifest("train_teacher", "liver", RUN),
+        layout.metrics("mskd", RUN, "liver"),
+        layout.manifest("train_teacher", "of_another_study", RUN),
+    ):
+        write_text(path, "{}")
+    assert {stage: counts[0] for stage, counts in done(study_status(study)).items() if counts[0]} == {
+        "make_phantoms": 1,
+        "train_teacher": 1,
+        "evaluate": 1,
+    }
+
+
+def test_training_under_way(study: Study) -> None:
+    rows: list[dict[str, float]] = [{"step": 10, "time_s": 5.0}, {"step": 20, "time_s": 9.0}]
+    journal(study, [*rows, {"step": 20, "val_dice": 0.5}], tail='{"step": 30, "ti')
+    [training] = study_status(study).trainings
+    assert training.name == f"train_teacher liver {RUN}"
+    assert (training.step, training.steps, training.running) == (20, 100, True)
+    assert training.left_s == pytest.approx(80 * 0.4)
+
+
+def test_resumed_training_counts_time_anew(study: Study) -> None:
+    journal(study, [{"step": 40, "time_s": 400.0}, {"step": 50, "time_s": 2.0}])
+    assert study_status(study).trainings[0].left_s is None
+    journal(study, [{"step": 40, "time_s": 400.0}, {"step": 50, "time_s": 2.0}, {"step": 60, "time_s": 4.0}])
+    assert study_status(study).trainings[0].left_s == pytest.approx(8)
+
+
+def test_quiet_training_has_stopped_unless_its_rows_take_long(study: Study) -> None:
+    journal(study, [{"step": 10, "time_s": 1.0}, {"step": 20, "time_s": 2.0}], age_s=1000)
+    assert not study_status(study).trainings[0].running
+    journal(study, [{"step": 10, "time_s": 900.0}, {"step": 20, "time_s": 1800.0}], age_s=1000)
+    assert study_status(study).trainings[0].running
+
+
+def test_training_that_is_done_is_not_under_way(study: Study) -> None:
+    journal(study, [{"step": 10, "time_s": 5.0}])
+    write_text(Layout(study.root).manifest("train_teacher", "liver", RUN), "{}")
+    assert study_status(study).trainings == ()
+    journal(study, [])
+    assert study_status(study).trainings == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "lines"),
+    [
+        ("cache 1/2\nerror: case a\n  expected: b\n  found: c\n  way out: d\n", ("error: case a", "  expected: b")),
+        ("Traceback (most recent call last):\n  File x\nValueError: no\n", ("  File x", "ValueError: no")),
+        ("step 1\nKilled\n", ("step 1", "Killed")),
+        ("prepare liver/b00: 1/2, 0:10 left\n", None),
+        ("", None),
+    ],
+)
+def test_failures_are_read_from_logs(study: Study, text: str, lines: tuple[str, str] | None) -> None:
+    log = study.root / "logs" / "prepare" / "liver" / "b00.log"
+    write_text(log, text)
+    failures = study_status(study).failures
+    if lines is None:
+        assert failures == ()
+        return
+    [failure] = failures
+    assert (failure.name, failure.log) == ("prepare liver b00", str(log))
+    assert set(lines) <= set(failure.lines)
+    write_text(Layout(study.root).manifest("prepare", "liver", "b00"), "{}")
+    assert study_status(study).failures == ()
+
+
+def test_what_is_printed(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    journal(study, [{"step": 10, "time_s": 5.0}, {"step": 20, "time_s": 10.0}])
+    write_text(study.root / "logs" / "prepare" / "liver" / "b00.log", "error: [no] disk\n")
+    status = study_status(study)
+    show_status(status)
+    printed = capsys.readouterr().out
+    for expected in (
+        "step 20 of 100 (20%), 40.0 s left",
+        "failed: prepare liver b00",
+        "error: [no] disk",
+        "0 of 8 jobs",
+    ):
+        assert expected in printed
+    data = json.loads(status_json(status))
+    assert data["stages"][0] == {"stage": "make_phantoms", "done": 0, "expected": 1}
+    assert data["trainings"][0]["left_s"] == pytest.approx(40)
+
+
+def test_nothing_heavy_is_imported() -> None:
+    code = "import sys, mskd.status; print(*({'torch', 'zarr', 'pandas', 'scipy'} & set(sys.modules)), end='')"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout == ""

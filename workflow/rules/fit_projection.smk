@@ -1,0 +1,19 @@
+rule fit_projection:
+    input:
+        teacher=f"{RESULTS}/manifests/train_teacher/{{teacher}}/{{run}}.json",
+        prepared=lambda w: GRAPH.prepared(STUDY.teacher_dataset(w.teacher)),
+    output:
+        f"{RESULTS}/manifests/fit_projection/{{teacher}}/{{run}}.json",
+    log:
+        f"{RESULTS}/logs/fit_projection/{{teacher}}/{{run}}.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/fit_projection/{{teacher}}/{{run}}.tsv"
+    threads: STUDY.inference.threads
+    resources:
+        gpu=1,
+    params:
+        leaves=short(leaves.projection_leaves(STUDY)),
+        cases=lambda w: GRAPH.members(w.run, STUDY.teacher_dataset(w.teacher)),
+        code=leaves.stage_code("fit_projection"),
+    shell:
+        "{MSKD} cache fit --study {STUDY_FILE} --teacher {wildcards.teacher} --run {wildcards.run} > {log} 2>&1"
