@@ -107,9 +107,7 @@ def _rule(study: Study, name: str, dataset: Dataset, fold: int) -> SplitRule:
     if dataset.role == "external":
         return SplitRule("all", into="test")
     if study.runs.folds > 1:
-        return SplitRule(
-            "fold", val_fraction=split.val_fraction, seed=split.seed, n_folds=study.runs.folds, fold=fold
-        )
+        return SplitRule("fold", val_fraction=split.val_fraction, seed=split.seed, n_folds=study.runs.folds, fold=fold)
     if dataset.phantom is not None:
         return SplitRule("native", val_fraction=0)
     return SplitRule(
@@ -120,6 +118,7 @@ def _rule(study: Study, name: str, dataset: Dataset, fold: int) -> SplitRule:
         name=split.name or name,
         path=split.path,
         into=split.into,
+        allow_missing=split.allow_missing,
     )
 
 
@@ -129,7 +128,7 @@ def check_study_cases(study: Study) -> dict[str, Counter[str]]:
     Raises:
         ConfigError: If a training dataset has no training case.
     """
-    counts = {name: Counter(case.split for case in list_cases(study, name)) for name in study.datasets}
+    counts = {name: Counter[str](case.split for case in list_cases(study, name)) for name in study.datasets}
     for name, dataset in study.datasets.items():
         if dataset.role == "train" and not counts[name]["train"]:
             raise ConfigError(

@@ -133,6 +133,21 @@ class Graph:
             for dataset, run in self.tested()
         ]
 
+    def manifests(self) -> list[Path]:
+        """Return every manifest that a finished study has.
+
+        The final target names them all: Snakemake does not remake an intermediate file that is merely missing.
+        """
+        found = []
+        for method in self.study.methods:
+            for run in self.study.run_names:
+                found += self.student_inputs(method, run)
+                found.append(self.layout.manifest("train_student", method, run))
+        for dataset, run in self.tested():
+            found += self.prepared(dataset)
+            found += [file for method in self.study.methods for file in self.predictions(method, run, dataset)]
+        return list(dict.fromkeys(found))
+
     def members(self, run: str, *datasets: str) -> str:
         """Return a digest of which cases of datasets fall into which split."""
         return short({name: [(case.id, case.split) for case in self.cases(name, run)] for name in datasets})

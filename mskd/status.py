@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mskd.config.study import Study
@@ -18,6 +18,7 @@ from mskd.plan.quantities import duration
 
 METRICS = "metrics.jsonl"  # as mskd.training.journal, whose import would take long
 QUIET_S = 120.0  # a training whose journal is older than this, and than some of its rows, has probably stopped
+STOPPED = ": stopped after step "  # what a training says that was told to stop, and left a checkpoint
 ROWS = 6  # of a journal, from which its present speed is taken
 LOG_TAIL_BYTES = 8192
 ERROR_LINES = 3
@@ -106,14 +107,17 @@ def study_status(study: Study) -> StudyStatus:
         names = [job.name for job in jobs if job.stage == stage]
         if names:
             stages.append(StageStatus(stage, sum(name not in unfinished for name in names), len(names)))
-    trainings = [_training(graph, job) for job in open_jobs if job.stage in ("train_teacher", "train_student")]
-    failures = [_failure(job) for job in open_jobs]
-    return StudyStatus(
-        study=study.study,
-        stages=tuple(stages),
-        trainings=tuple(training for training in trainings if training),
-        failures=tuple(failure for failure in failures if failure),
-    )
+    trainings, failures = [], []
+    for job in open_jobs:
+        failure = _failure(job)
+        stopped = failure is not None and STOPPED in failure.lines[0]
+        if failure and not stopped:
+            failures.append(failure)
+        if job.stage in ("train_teacher", "train_student"):
+            training = _training(graph, job)
+            if training:
+                trainings.append(replace(training, running=training.running and failure is None))
+    return StudyStatus(study.study, tuple(stages), tuple(trainings), tuple(failures))
 
 
 def show_status(status: StudyStatus) -> None:
@@ -152,7 +156,9 @@ def status_json(status: StudyStatus) -> str:
 def _training_line(training: TrainingStatus) -> str:
     share = f"{training.name}: step {training.step} of {training.steps} ({training.step / training.steps:.0%})"
     if not training.running:
-        return f"{share}, nothing new for {duration(training.quiet_s)}: stopped? It goes on from its checkpoint"
+        return (
+            f"{share}, stopped (last row {duration(training.quiet_s)} ago); run again: it goes on from its checkpoint"
+        )
     return f"{share}, {duration(training.left_s)} left" if training.left_s is not None else share
 
 

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from mskd.config.faults import Fault, FaultsError
 from mskd.config.section import Section, key
 
 
@@ -20,7 +21,7 @@ class Cache(Section):
     splits: list[Literal["train", "val", "test"]] = key(
         lambda: ["train"], "cases of the training datasets that are cached"
     )
-    margin_bits: Literal[32, 16, 8, 4] | None = key(None, "bits per margin; 32 is float32", unit="bits")
+    margin_bits: Literal[32, 16, 8, 4] | None = key(None, "bits per margin; 32 is float32", unit="bits", example=8)
     margin_spacing: Literal["probability", "margin"] = key(
         "probability", "codes of 16 bits and less are even in σ(m / τ) at the largest temperature, or even in m"
     )
@@ -28,21 +29,36 @@ class Cache(Section):
         (1.0, 2.0), "smallest and largest distillation temperature that students of this cache may use"
     )
     feature_bits: Literal[32, 16, 8, 4] | None = key(
-        None, "bits per feature value; 32 is float32, 16 is float16", unit="bits"
+        None, "bits per feature value; 32 is float32, 16 is float16", unit="bits", example=8
     )
     feature_channels: int | None = key(
-        None, "channels that features are projected to (principal components); 0 keeps all", unit="channels", ge=0
+        None,
+        "channels that features are projected to (principal components); 0 keeps all",
+        unit="channels",
+        example=8,
+        ge=0,
     )
     feature_chunks: Literal["all", "regions"] | None = key(
-        None, "all: every chunk of the body; regions: chunks that touch a supervising region"
+        None,
+        "all: every chunk of the body; regions: chunks that touch a supervising region",
+        example="regions",
     )
-    dilation_mm: float | None = key(None, "regions: reach beyond the organs", unit="mm", ge=0)
-    background_share: float | None = key(None, "regions: share of the other chunks of the body", ge=0, le=1)
+    dilation_mm: float | None = key(
+        None, "regions: reach beyond the organs; default 10, of the preset tiny 0", unit="mm", example=10.0, ge=0
+    )
+    background_share: float | None = key(
+        None,
+        "regions: share of the other chunks of the body; default 0.1, of the preset tiny 0",
+        example=0.1,
+        ge=0,
+        le=1,
+    )
     chunk: int = key(16, "edge of a chunk at full resolution", unit="voxels", ge=8)
     level: int = key(5, "compression level of zstd", ge=1, le=9)
 
     @model_validator(mode="after")
     def _ordered(self) -> Cache:
         if not 0 < self.temperatures[0] <= self.temperatures[1]:
-            raise ValueError(f"temperatures needs 0 < low <= high, for example [1, 2], found {list(self.temperatures)}")
+            allowed = "[low, high] with 0 < low ≤ high"
+            raise FaultsError(Fault("temperatures", self.temperatures, allowed, {"temperatures": [1.0, 2.0]}))
         return self

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from mskd.config.faults import Fault, FaultsError
 from mskd.config.section import Section, key
 
 
@@ -31,9 +32,7 @@ class Distillation(Section):
     normalisation: Literal["supervised", "per_region"] = key(
         "supervised", "mean over all supervised voxels of a sample, or the sum of the two regions' own means"
     )
-    dice_weight: float = key(
-        1.0, "weight of the soft Dice term between student and teacher probabilities", ge=0
-    )
+    dice_weight: float = key(1.0, "weight of the soft Dice term between student and teacher probabilities", ge=0)
     region_source: Literal["ground_truth_first", "teachers"] = key(
         "ground_truth_first", "organ regions from ground truth where there is one, or from teachers alone"
     )
@@ -44,7 +43,9 @@ class Distillation(Section):
         "mean", "several teachers of one organ: mean margin, or the most confident"
     )
     distil_labelled: bool = key(True, "distil an organ also on cases whose dataset labels it")
-    feature_taps: list[str] | None = key(None, "taps that are compared; default: all that the cache holds")
+    feature_taps: list[str] | None = key(
+        None, "taps that are compared; default: all that the cache holds", example=["decoder2"]
+    )
     feature_regions: Literal["organ", "background", "both"] = key("both", "where features are compared")
     feature_distance: Literal["l2", "cosine"] = key("l2", "distance between features")
     feature_normalisation: Literal["none", "channel"] = key(
@@ -57,5 +58,6 @@ class Distillation(Section):
     @model_validator(mode="after")
     def _assembled_is_one_softmax(self) -> Distillation:
         if self.form == "assembled" and self.hard_targets:
-            raise ValueError("form: assembled has soft targets by definition; write hard_targets: false")
+            allowed = "false, because form: assembled has soft targets by definition"
+            raise FaultsError(Fault("hard_targets", True, allowed, {"form": "assembled", "hard_targets": False}))
         return self

@@ -11,11 +11,14 @@ class Inference(Section):
     """Sliding window over a prepared volume; the same for teachers' targets and for predictions."""
 
     window: tuple[int, int, int] | None = key(
-        None, "window in voxels of the study grid; default: the training patch", unit="voxels"
+        None,
+        "window in voxels of the study grid; default: the training patch",
+        unit="voxels",
+        example=(96, 96, 96),
     )
     overlap: float = key(0.5, "share of the window that neighbours have in common", ge=0, lt=1)
-    batch_size: int = key(2, "windows per forward pass", ge=1)
-    threads: int = key(2, "CPU threads of one inference job", ge=1)
+    batch_size: int = key(2, "windows per forward pass", unit="windows", ge=1)
+    threads: int = key(2, "CPU threads of one inference job", unit="threads", ge=1)
 
 
 class Evaluation(Section):
@@ -28,7 +31,7 @@ class Evaluation(Section):
         "max_directed",
         "larger of the two directed 95th percentiles (as MONAI), or percentile of the pooled distances (as MedPy)",
     )
-    largest_component: list[str] = key(list, "organs of which only the largest connected component is kept")
-    withheld: bool = key(
-        False, "score training datasets' test cases also on organs whose labels were withheld"
+    largest_component: list[str] = key(
+        list, "organs of which only the largest connected component is kept", example=["liver"]
     )
+    withheld: bool = key(False, "score training datasets' test cases also on organs whose labels were withheld")

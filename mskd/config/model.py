@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from mskd.config.faults import Fault, FaultsError
 from mskd.config.section import Section, key
 
 Triple = tuple[int, int, int]
@@ -27,16 +28,15 @@ class Preprocessing(Section):
     crop_to_body: bool = key(True, "store only the bounding box of the body")
     body_threshold_hu: float = key(-500.0, "what is denser than this may be body", unit="HU")
     crop_margin_mm: float = key(10.0, "air left around the body", unit="mm", ge=0)
-    foreground_voxels: int = key(
-        2000, "voxels remembered per organ for foreground sampling", unit="voxels", ge=1
-    )
+    foreground_voxels: int = key(2000, "voxels remembered per organ for foreground sampling", unit="voxels", ge=1)
 
     @model_validator(mode="after")
     def _ordered(self) -> Preprocessing:
         if self.hu_clip[0] >= self.hu_clip[1]:
-            raise ValueError(f"hu_clip needs low < high, for example [-325, 325], found {list(self.hu_clip)}")
+            raise FaultsError(Fault("hu_clip", self.hu_clip, "[low, high] with low < high", {"hu_clip": [-325, 325]}))
         if min(self.spacing_mm) <= 0:
-            raise ValueError(f"spacing_mm needs three positive numbers, found {list(self.spacing_mm)}")
+            better = [abs(mm) or 1.5 for mm in self.spacing_mm]
+            raise FaultsError(Fault("spacing_mm", self.spacing_mm, "three numbers > 0", {"spacing_mm": better}))
         return self
 
 
@@ -48,21 +48,26 @@ class Network(Section):
         lambda: [32, 64, 128, 256, 320], "channels per level, finest first", unit="channels", min_length=2
     )
     strides: list[Triple] | None = key(
-        None, "stride of each level per axis; default: [1, 1, 1], then [2, 2, 2] throughout"
+        None,
+        "stride of each level per axis, finest first; default: [1, 1, 1], then [2, 2, 2] throughout",
+        unit="voxels",
+        example=[[1, 1, 1], [2, 2, 1], [2, 2, 2], [2, 2, 2], [2, 2, 2]],
     )
-    convolutions_per_level: int = key(2, "convolutions (or residual blocks) per level", ge=1)
-    channels_last: bool = key(
-        True, "memory order of activations; measured faster on CPUs for narrow networks"
-    )
+    convolutions_per_level: int = key(2, "convolutions (or residual blocks) per level", unit="convolutions", ge=1)
+    channels_last: bool = key(True, "memory order of activations; measured faster on CPUs for narrow networks")
     deep_supervision: bool = key(False, "loss on the coarser outputs of the decoder as well")
 
     @model_validator(mode="after")
     def _strides_fit(self) -> Network:
-        if self.strides is not None and len(self.strides) != len(self.features):
-            raise ValueError(
-                f"strides needs one entry per level: {len(self.features)} levels in `features`, "
-                f"{len(self.strides)} strides"
-            )
+        if min(self.features) < 1:
+            raise FaultsError(Fault("features", self.features, "integers ≥ 1", {"features": [32, 64, 128, 256, 320]}))
+        if self.strides is None:
+            return self
+        good = len(self.strides) == len(self.features) and min(min(step) for step in self.strides) >= 1
+        if not good:
+            better = [[1, 1, 1], *[[2, 2, 2]] * (len(self.features) - 1)]
+            allowed = f"one [x, y, z] of integers ≥ 1 for each of the {len(self.features)} levels of `features`"
+            raise FaultsError(Fault("strides", self.strides, allowed, {"strides": better}))
         return self
 
     @property

@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import field_validator, model_validator
 
+from mskd.config.faults import Fault, FaultsError
 from mskd.config.section import Section, key
 
 Phase = Literal["unenhanced", "arterial", "portal_venous", "nephrographic"]
@@ -55,13 +56,9 @@ class Scanner(Section):
     blur_mm: float = key(
         1.5, "Blur of the reconstruction kernel in the slice (full width at half maximum).", unit="mm", ge=0
     )
-    hu_slope: float = key(
-        1.0, "Tilt of the intensity scale: measured = slope * HU + offset.", unit="HU/HU", gt=0
-    )
+    hu_slope: float = key(1.0, "Tilt of the intensity scale: measured = slope * HU + offset.", unit="HU/HU", gt=0)
     hu_offset: float = key(0.0, "Offset of the intensity scale.", unit="HU")
-    padding_hu: int = key(
-        -1024, "Value outside the field of view and lowest value stored.", unit="HU", ge=-32768
-    )
+    padding_hu: int = key(-1024, "Value outside the field of view and lowest value stored.", unit="HU", ge=-32768)
     jitter: float = key(
         0.5,
         "How much noise, contrast and the position in the field of view vary from scan to scan, 0 for not at all.",
@@ -78,16 +75,14 @@ class Scanner(Section):
     def _axis_codes(cls, value: str) -> str:
         code = value.upper()
         if code and (len(code) != 3 or any(len(pair & set(code)) != 1 for pair in _AXIS_PAIRS)):
-            raise ValueError(
-                f"{value!r} is no orientation: write one letter of each of R/L, A/P, S/I, such as 'LPS'"
-            )
+            raise FaultsError(Fault("", value, "one letter of each of R/L, A/P, S/I, such as LPS", "LPS"))
         return code
 
     @field_validator("spacing_mm", "fov_mm")
     @classmethod
     def _positive(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
         if min(value) <= 0:
-            raise ValueError(f"{value} must be positive along every axis")
+            raise FaultsError(Fault("", value, "three numbers > 0", [abs(mm) or 2.5 for mm in value]))
         return value
 
 
@@ -95,9 +90,7 @@ class PhantomAtlas(Section):
     """A label map of the user's, optionally with its CT, of which a population of deformed copies is made."""
 
     labels: Path = key(Path(), "NIfTI file of the label map.")
-    ct: Path | None = key(
-        None, "NIfTI file of the CT on which the labels were drawn; without it HU come by tissue."
-    )
+    ct: Path | None = key(None, "NIfTI file of the CT on which the labels were drawn; without it HU come by tissue.")
     label_map: dict[int, str] = key(
         dict,
         "Tissue or organ of each value of the file: {6: liver, 9: bone}; values left out become soft tissue.",
@@ -121,9 +114,7 @@ class PhantomDataset(Section):
     n_train: int = key(8, "Number of training cases.", unit="cases", ge=0)
     n_val: int = key(2, "Number of validation cases.", unit="cases", ge=0)
     n_test: int = key(2, "Number of test cases.", unit="cases", ge=0)
-    seed: int = key(
-        0, "Seed of the population; datasets of one seed but another layout or task differ.", ge=0
-    )
+    seed: int = key(0, "Seed of the population; datasets of one seed but another layout or task differ.", ge=0)
     scale: float = key(
         1.0,
         "Size of the patients, 1.0 for human adults; for quick runs take a coarser spacing instead.",
@@ -140,18 +131,18 @@ class PhantomDataset(Section):
     )
     distractors: bool = key(True, "Put structures into the scans that look like organs but are none.")
     scanner: Scanner = key(Scanner, "Scanner and protocol of this dataset.")
-    atlas: PhantomAtlas | None = key(
-        None, "Deform this label map (and CT) instead of drawing anatomies from code."
-    )
+    atlas: PhantomAtlas | None = key(None, "Deform this label map (and CT) instead of drawing anatomies from code.")
 
     @model_validator(mode="after")
     def _organs_fit_layout(self) -> Self:
         if not self.organs and self.layout != "btcv":
-            raise ValueError(f"organs is empty: layout {self.layout!r} needs at least one, such as [liver]")
+            allowed = f"at least one organ in the layout {self.layout}"
+            raise FaultsError(Fault("organs", [], allowed, {"organs": ["liver"]}))
         if len(set(self.organs)) != len(self.organs):
-            raise ValueError(f"organs {self.organs} names one twice")
+            distinct = list(dict.fromkeys(self.organs))
+            raise FaultsError(Fault("organs", self.organs, "each organ once", {"organs": distinct}))
         if "kidney" in self.organs and ({"left_kidney", "right_kidney"} & set(self.organs)):
-            raise ValueError(
-                "organs holds 'kidney' (both) beside 'left_kidney' or 'right_kidney': write either"
-            )
+            better = [organ for organ in self.organs if organ not in ("left_kidney", "right_kidney")]
+            allowed = "kidney (both), or left_kidney and right_kidney"
+            raise FaultsError(Fault("organs", self.organs, allowed, {"organs": better}))
         return self

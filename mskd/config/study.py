@@ -6,17 +6,20 @@ import re
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-from pydantic import field_validator, model_validator
+from pydantic import ValidationError, field_validator, model_validator
 
 from mskd.config.cache import Cache
+from mskd.config.consistency import faults_in
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
 from mskd.config.distillation import Distillation
 from mskd.config.evaluation import Evaluation, Inference
+from mskd.config.faults import Fault, FaultsError, faults_of
 from mskd.config.model import Network, Preprocessing
 from mskd.config.section import Section, key
 from mskd.config.training import Training
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+NAMES = "letters, digits, '_', '.' and '-', the first a letter or digit"
 MAX_ORGANS = 200  # study labels are uint8 with 255 = ignore
 AnySection = TypeVar("AnySection", bound=Section)
 
@@ -25,33 +28,35 @@ class Teacher(Section):
     """A network that owns the organs of one dataset."""
 
     kind: Literal["trained"] = key("trained", "trained: a network trained on one dataset of this study")
-    dataset: str = key("", "dataset it is trained on; default: the teacher's own name")
-    training: dict[str, Any] = key(dict, "keys of `training` that differ for this teacher")
+    dataset: str = key("", "dataset it is trained on; default: the teacher's own name", example="liver")
+    training: dict[str, Any] = key(dict, "keys of `training` that differ for this teacher", example={"steps": 30_000})
 
 
 class Method(Section):
     """One row of the comparison, or of the ablation."""
 
-    kind: str = key("", "module of mskd/methods; default: the row's own name")
+    kind: str = key("", "module of mskd/methods; default: the row's own name", example="mskd")
     table: Literal["comparison", "ablation"] = key("comparison", "the table that shows this row")
-    training: dict[str, Any] = key(dict, "keys of `training` that differ for this row")
-    distillation: dict[str, Any] = key(dict, "keys of `distillation` that differ for this row")
+    training: dict[str, Any] = key(
+        dict, "keys of `training` that differ for this row", example={"learning_rate": 0.005}
+    )
+    distillation: dict[str, Any] = key(
+        dict, "keys of `distillation` that differ for this row", example={"temperature": 2.0}
+    )
 
 
 class Runs(Section):
     """Repetitions: every run has its own teachers."""
 
-    seeds: list[int] = key(lambda: [0], "seeds; each is a run", min_length=1)
-    folds: int = key(
-        1, "1: the datasets' own splits; k > 1: k-fold cross-validation over the training datasets", ge=1
-    )
+    seeds: list[int] = key(lambda: [0], "distinct seeds ≥ 0; each is a run with its own teachers", min_length=1)
+    folds: int = key(1, "1: the datasets' own splits; k > 1: k-fold cross-validation over the training datasets", ge=1)
 
 
 class Study(Section):
     """A study file."""
 
-    study: str = key("study", "name; results go to results/<study>/")
-    title: str = key("", "one line for the report")
+    study: str = key("study", "name; results go to results/<study>/", example="my_study")
+    title: str = key("", "one line for the report", example="Liver and spleen from two datasets")
     results: Path = key(lambda: Path("results"), "folder that holds the studies' results")
     organs: list[str] = key(
         lambda: ["liver"],
@@ -59,8 +64,14 @@ class Study(Section):
         min_length=1,
         max_length=MAX_ORGANS,
     )
-    datasets: dict[str, Dataset] = key(dict, "the datasets by name")
-    teachers: dict[str, Teacher] = key(dict, "the teachers by name; default: one per training dataset")
+    datasets: dict[str, Dataset] = key(
+        dict,
+        "the datasets by name; at least one whose role is train, and every organ is labelled by one of those",
+        example={"liver": {"adapter": "msd", "path": "/data/Task03_Liver", "label_map": {1: "liver"}}},
+    )
+    teachers: dict[str, Teacher] = key(
+        dict, "the teachers by name; default: one per training dataset", example={"liver": {"dataset": "liver"}}
+    )
     methods: dict[str, Method] = key(
         lambda: {"individual": Method(), "mskd": Method()}, "rows of the tables by name", min_length=1
     )
@@ -76,20 +87,26 @@ class Study(Section):
     @field_validator("study")
     @classmethod
     def _plain_name(cls, value: str) -> str:
-        return _check_name("study", value)
+        if not NAME.fullmatch(value):
+            raise FaultsError(Fault("", value, NAMES, _plain(value)))
+        return value
 
     @field_validator("datasets", "teachers", "methods")
     @classmethod
     def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name in value:
-            _check_name("name", name)
+        faults = [
+            Fault("", name, NAMES, {_plain(name): {}}, "found the name") for name in value if not NAME.fullmatch(name)
+        ]
+        if faults:
+            raise FaultsError(*faults)
         return value
 
     @field_validator("organs")
     @classmethod
     def _distinct(cls, value: list[str]) -> list[str]:
         if len(set(value)) != len(value) or {IGNORE, BACKGROUND} & set(value):
-            raise ValueError(f"organs need distinct names other than ignore and background, found {value}")
+            better = [organ for organ in dict.fromkeys(value) if organ not in (IGNORE, BACKGROUND)]
+            raise FaultsError(Fault("", value, "distinct names other than ignore and background", better))
         return value
 
     @model_validator(mode="before")
@@ -97,72 +114,16 @@ class Study(Section):
     def _default_teachers(cls, data: Any) -> Any:
         if isinstance(data, dict) and not data.get("teachers") and isinstance(data.get("datasets"), dict):
             training = [
-                n
-                for n, d in data["datasets"].items()
-                if isinstance(d, dict) and d.get("role", "train") == "train"
+                n for n, d in data["datasets"].items() if isinstance(d, dict) and d.get("role", "train") == "train"
             ]
             return {**data, "teachers": {name: {"dataset": name} for name in training}}
         return data
 
     @model_validator(mode="after")
     def _consistent(self) -> Study:
-        for name, dataset in self.datasets.items():
-            named = [
-                *dataset.label_map.values(),
-                *dataset.withheld_label_map.values(),
-                *dataset.structures.values(),
-            ]
-            named += dataset.organs or []
-            for organ in named:
-                if organ not in (*self.organs, IGNORE, BACKGROUND):
-                    raise ValueError(
-                        f"datasets.{name} maps to {organ!r}, which is no organ of this study; "
-                        f"allowed: {', '.join([*self.organs, IGNORE, BACKGROUND])}. "
-                        f"Write `organs: [{', '.join([*self.organs, organ])}]` or change the label_map"
-                    )
-        for name, teacher in self.teachers.items():
-            source = teacher.dataset or name
-            if source not in self.datasets:
-                raise ValueError(
-                    f"teachers.{name}.dataset is {source!r}, allowed: {', '.join(self.datasets)}. "
-                    f"Write `teachers: {{{name}: {{dataset: {next(iter(self.datasets), 'liver')}}}}}`"
-                )
-            if self.datasets[source].role != "train":
-                raise ValueError(
-                    f"teachers.{name} learns from {source}, whose role is external; write `role: train` there"
-                )
-        self._check_sizes()
-        for name in self.teachers:
-            self.teacher_training(name)
-        for name in self.methods:
-            self.method_training(name)
-            self._check_temperature(name)
+        if found := faults_in(self):
+            raise FaultsError(*found)
         return self
-
-    def _check_temperature(self, method: str) -> None:
-        low, high = self.cache.temperatures
-        temperature = self.method_distillation(method).temperature
-        if not low <= temperature <= high:
-            raise ValueError(
-                f"methods.{method}: distillation.temperature is {temperature}, allowed: {low} to {high}, for which the "
-                f"cache bounds its error; write `cache: {{temperatures: [{min(low, temperature)}, "
-                f"{max(high, temperature)}]}}`"
-            )
-
-    def _check_sizes(self) -> None:
-        stride = self.network.coarsest_stride
-        for where, size in (
-            ("training.patch_size", self.training.patch_size),
-            ("inference.window", self.window),
-        ):
-            if any(n % s for n, s in zip(size, stride, strict=True)):
-                better = [max(s, round(n / s) * s) for n, s in zip(size, stride, strict=True)]
-                raise ValueError(
-                    f"{where} is {list(size)}, allowed: multiples of the network's coarsest stride {list(stride)}; "
-                    f"write `{where.split('.')[1]}: {better}`"
-                )
-        for tap in [*self.cache.taps, *(self.distillation.feature_taps or [])]:
-            self.network.tap_level(tap)
 
     @property
     def window(self) -> tuple[int, int, int]:
@@ -199,34 +160,30 @@ class Study(Section):
 
     def teacher_training(self, teacher: str) -> Training:
         """Return the training section of a teacher, its own keys applied."""
-        return _override(self.training, self.teachers[teacher].training, f"teachers.{teacher}.training")
+        return _override(self.training, self.teachers[teacher].training, ("teachers", teacher, "training"))
 
     def method_training(self, method: str) -> Training:
         """Return the training section of a row, its own keys applied."""
-        return _override(self.training, self.methods[method].training, f"methods.{method}.training")
+        return _override(self.training, self.methods[method].training, ("methods", method, "training"))
 
     def method_distillation(self, method: str) -> Distillation:
         """Return the distillation section of a row, its own keys applied."""
-        return _override(
-            self.distillation, self.methods[method].distillation, f"methods.{method}.distillation"
-        )
+        return _override(self.distillation, self.methods[method].distillation, ("methods", method, "distillation"))
 
 
-def _check_name(what: str, value: str) -> str:
-    if not NAME.fullmatch(value):
-        raise ValueError(
-            f"{what} {value!r} may hold letters, digits, '_', '.', '-' and starts with a letter or digit"
-        )
-    return value
+def _plain(name: str) -> str:
+    """Return a name without the characters that names may not hold."""
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", name).strip("_.-") or "my_name"
 
 
-def _override(section: AnySection, changes: dict[str, Any], where: str) -> AnySection:
+def _override(section: AnySection, changes: dict[str, Any], where: tuple[str, ...]) -> AnySection:
     if not changes:
         return section
     merged = section.model_dump()
     for name, value in changes.items():
-        if name not in merged:
-            raise ValueError(f"{where} has the unknown key {name!r}; allowed: {', '.join(merged)}")
-        both = isinstance(value, dict) and isinstance(merged[name], dict)
+        both = isinstance(value, dict) and isinstance(merged.get(name), dict)
         merged[name] = {**merged[name], **value} if both else value
-    return type(section).model_validate(merged)
+    try:
+        return type(section).model_validate(merged)
+    except ValidationError as error:
+        raise FaultsError(*(fault.below(where) for fault in faults_of(error, type(section)))) from None

@@ -45,6 +45,8 @@ class AdapterFacts:
         licence: Licence of the public dataset, empty for a layout that any data may have.
         non_commercial: Whether that licence excludes commercial use, or does not clearly allow it.
         options: Description of each option by name.
+        example: Its section of a study file in YAML, without the key `adapter`.
+        text: What its module says of it.
     """
 
     name: str
@@ -53,6 +55,8 @@ class AdapterFacts:
     licence: str
     non_commercial: bool
     options: Mapping[str, str]
+    example: str
+    text: str
 
 
 def adapter_names() -> list[str]:
@@ -68,7 +72,14 @@ def adapter_facts(adapter: str) -> AdapterFacts:
     """
     module = _load(adapter)
     return AdapterFacts(
-        adapter, module.TITLE, module.LAYOUT, module.LICENCE, module.NON_COMMERCIAL, dict(module.OPTIONS)
+        name=adapter,
+        title=module.TITLE,
+        layout=module.LAYOUT,
+        licence=module.LICENCE,
+        non_commercial=module.NON_COMMERCIAL,
+        options=dict(module.OPTIONS),
+        example=module.EXAMPLE,
+        text=(module.__doc__ or "").strip(),
     )
 
 

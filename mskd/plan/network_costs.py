@@ -9,7 +9,6 @@ from collections.abc import Callable
 from itertools import product
 from math import inf, prod
 from pathlib import Path
-from statistics import fmean
 from typing import Any, TypeVar
 
 import numpy as np
@@ -27,6 +26,7 @@ from mskd.methods.registry import method_facts
 from mskd.models import load_model
 from mskd.plan.activations import activation_mib, parameter_count
 from mskd.plan.miniature import RUN, Triple, alike, fill_miniature, made_up, miniature, smaller, trainings, whole
+from mskd.plan.probe import Probe, mean_step_s, model_folder, probe, train_miniature
 from mskd.plan.volume_costs import folder_bytes
 from mskd.plan.worker import in_child
 from mskd.prepared import PreparedCase, normalise, write_prepared
@@ -34,13 +34,10 @@ from mskd.resampling import scores_to_raw_labels
 from mskd.scans import write_labels
 from mskd.stages.cache_targets import cache_targets
 from mskd.stages.fit_projection import fit_projection
-from mskd.stages.train_student import train_student
-from mskd.stages.train_teacher import train_teacher
 from mskd.training.journal import METRICS, read_rows
 
 Result = TypeVar("Result")
 WARM_UP, LEAST_STEPS, MOST_STEPS = 1, 3, 16
-PROBE_STEPS = 3
 TRAINING_SHARE, INFERENCE_SHARE = 0.7, 0.3  # of the time that measuring may take
 FORWARD_SHARE = 0.25  # a window costs about this share of a training step on a patch of its size
 REPEATS = 3
@@ -57,21 +54,21 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
             volumes stay in memory).
     """
     groups = alike(study)
-    probe_s, fixed_mib = _probe(study, folder, next(iter(groups)), task["device"])
-    share_s = TRAINING_SHARE * task["budget_s"] / len(groups)
+    first = next(iter(groups))
+    look = probe(study, folder, first, task["device"])
+    share_s, stride = TRAINING_SHARE * task["budget_s"] / len(groups), study.network.coarsest_stride
     plan: dict[str, tuple[Triple, int]] = {}
     for name in groups:
         section = trainings(study)[name]
-        full_s = probe_s * prod(section.patch_size) * section.batch_size
-        patch = smaller(section.patch_size, study.network.coarsest_stride, share_s / (LEAST_STEPS + WARM_UP) / full_s)
-        step_s = full_s * prod(patch) / prod(section.patch_size)
-        plan[name] = (patch, min(MOST_STEPS, max(LEAST_STEPS, int(share_s / step_s))) + WARM_UP)
+        patch = look.patch(section.patch_size, section.batch_size, stride, share_s / (LEAST_STEPS + WARM_UP))
+        fitting = int(share_s / look.step_s(section.batch_size * prod(patch))) - WARM_UP
+        plan[name] = (patch, min(MOST_STEPS, max(LEAST_STEPS, fitting)) + WARM_UP)
     patches = {other: plan[name][0] for name, others in groups.items() for other in (name, *others)}
-    window_s = probe_s * FORWARD_SHARE * prod(study.window)
+    window_s = look.voxel_s * FORWARD_SHARE * prod(study.window)
     allowed_s = INFERENCE_SHARE * task["budget_s"] / (2 * (1 + REPEATS) * 2)
     # not much smaller than the patches: a teacher goes over the volumes from which patches are cut
     allowed = max(allowed_s / window_s, max(map(prod, patches.values())) / prod(study.window))
-    window = smaller(study.window, study.network.coarsest_stride, allowed)
+    window = smaller(study.window, stride, allowed)
     patches |= {name: window for name in trainings(study) if name not in patches}
     steps = {name: count for name, (_, count) in plan.items()}
     mini = _with_ram(miniature(study, folder / "measured", steps, patches, window), task["fits_ram"])
@@ -89,15 +86,16 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
     predict: dict[str, Any] = {}
     cache: dict[str, Any] = {}
     scale = prod(study.window) / prod(window)
-    first = next(iter(groups))
     for name, others in groups.items():
         factor = prod(trainings(study)[name].patch_size) / prod(plan[name][0])
-        units = _training(study, mini, folder, name, factor, fixed_mib, task["device"])
+        units = _training(study, mini, folder, name, factor, look, task["device"])
         found |= dict.fromkeys((name, *others), units)
         if name == first:
-            predict = _inference(study, mini, folder, name, scale, task)
+            predict = _inference(study, mini, folder, name, scale, look, task)
             written = _cache(study, mini, folder, name, predict["window_s"] / scale, task["device"])
-            memory = {"memory_mib": written["memory_mib"] + written["growth_mib"] * (scale - 1)}
+            memory = {
+                "memory_mib": written["memory_mib"] + max(0.0, written["growth_mib"] - look.fixed_mib) * (scale - 1)
+            }
             cache = {**predict, **memory, "mvoxel_s": written["mvoxel_s"]}
     scaled = max([scale, *(prod(trainings(study)[name].patch_size) / prod(plan[name][0]) for name in groups)])
     return {
@@ -113,44 +111,22 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
     }
 
 
-def _probe(study: Study, folder: Path, name: str, device: str) -> tuple[float, float]:
-    """Train on a small patch; return seconds of a step per voxel of the batch, and by how many MiB the process grew."""
-    section, stride = trainings(study)[name], study.network.coarsest_stride
-    patch = smaller(section.patch_size, stride, 0.05)
-    mini = miniature(study, folder / "probe", {name: PROBE_STEPS}, {name: patch}, patch)
-    small = dict.fromkeys(trainings(study), patch)
-    fill_small = miniature(study, folder / "probe", {name: PROBE_STEPS}, small, patch)
-
-    def run() -> dict[str, Any]:
-        fill_miniature(fill_small, withheld=False)
-        _train(mini, name, device)
-        return {"step_s": _mean_step_s(mini, name, 1)}
-
-    found = in_child("a small patch", folder, run)
-    return float(found["step_s"]) / prod(patch) / section.batch_size, float(found["growth_mib"])
-
-
-def _train(mini: Study, name: str, device: str) -> None:
-    kind, _, row = name.partition("/")
-    (train_teacher if kind == "teacher" else train_student)(mini, row, RUN, pick_device(device))
-
-
 def _training(
-    study: Study, mini: Study, folder: Path, name: str, scale: float, fixed_mib: float, device: str
+    study: Study, mini: Study, folder: Path, name: str, scale: float, look: Probe, device: str
 ) -> dict[str, float]:
     section = trainings(study)[name]
 
     def run() -> dict[str, Any]:
-        _train(mini, name, device)
+        train_miniature(mini, name, device)
         return {"gpu_mib": _gpu_mib()}
 
     found = in_child(name.replace("/", " "), folder, run)
-    rows = [row for row in read_rows(_folder(mini, name) / METRICS) if "time_s" in row]
+    rows = [row for row in read_rows(model_folder(mini, name) / METRICS) if "time_s" in row]
     gpu_mib = found["gpu_mib"]
     return {
-        "step_s": _mean_step_s(mini, name, WARM_UP) * scale,
+        "step_s": look.raised(mean_step_s(mini, name, WARM_UP), scale),
         "fixed_s": max(0.0, found["time_s"] - rows[-1]["time_s"]),
-        "memory_mib": found["memory_mib"] + max(0.0, found["growth_mib"] - fixed_mib) * (scale - 1),
+        "memory_mib": _raised_mib(found, scale, look),
         "gpu_memory_mib": gpu_mib * scale if gpu_mib is not None else _estimated_mib(study, name, section),
     }
 
@@ -160,7 +136,7 @@ def _estimated_mib(study: Study, name: str, section: Training) -> float:
 
 
 def _inference(
-    study: Study, mini: Study, folder: Path, first: str, scale: float, task: dict[str, Any]
+    study: Study, mini: Study, folder: Path, first: str, scale: float, look: Probe, task: dict[str, Any]
 ) -> dict[str, Any]:
     windows = study_windows(mini)
     x, y, z = windows.size
@@ -174,7 +150,7 @@ def _inference(
     def predict() -> dict[str, Any]:
         device = pick_device(task["device"])
         set_up(device, mini.inference.threads)
-        model = load_model(_folder(mini, first), device)
+        model = load_model(model_folder(mini, first), device)
         image, body = normalise(case.read("image"), mini.preprocessing.hu_clip), case.read("body")
 
         def forward() -> npt.NDArray[np.float32]:
@@ -195,7 +171,7 @@ def _inference(
     return {
         "window_s": answer["window_s"] * scale,
         "mvoxel_s": answer["mvoxel_s"],
-        "memory_mib": answer["memory_mib"] + answer["growth_mib"] * (scale - 1),
+        "memory_mib": _raised_mib(answer, scale, look),
         "mvoxel_mib": MAPS * channels * 4e6 / 2**20,
         "gpu_memory_mib": answer["gpu_mib"] * scale if answer["gpu_mib"] is not None else estimated,
     }
@@ -208,7 +184,7 @@ def _cache(study: Study, mini: Study, folder: Path, first: str, window_s: float,
     def others() -> dict[str, Any]:
         for teacher in study.teachers:
             if f"teacher/{teacher}" != first:
-                _train(mini, f"teacher/{teacher}", device)
+                train_miniature(mini, f"teacher/{teacher}", device)
             if cache_settings(study.cache).feature_channels and study.cache.taps:
                 fit_projection(mini, teacher, RUN, pick_device(device))
         return {}
@@ -241,6 +217,11 @@ def _fastest(work: Callable[[], Result]) -> tuple[float, Result]:
     return taken_s, result
 
 
+def _raised_mib(found: dict[str, Any], scale: float, look: Probe) -> float:
+    """Return the memory of a process whose patch has `scale` times the voxels of the one that was measured."""
+    return float(found["memory_mib"]) + max(0.0, float(found["growth_mib"]) - look.fixed_mib) * (scale - 1)
+
+
 def _processor() -> str:
     """Return the processor's name where the system tells it."""
     try:
@@ -263,17 +244,6 @@ def _with_ram(mini: Study, fits_ram: dict[str, bool]) -> Study:
             kind, _, row = name.partition("/")
             data[f"{kind}s"][row]["training"]["ram_cache_gib"] = 0.0
     return type(mini).model_validate(data)
-
-
-def _mean_step_s(mini: Study, name: str, skip: int) -> float:
-    times = [row["time_s"] for row in read_rows(_folder(mini, name) / METRICS) if "time_s" in row]
-    return fmean(b - a for a, b in zip(times[skip - 1 :], times[skip:], strict=False))
-
-
-def _folder(mini: Study, name: str) -> Path:
-    kind, _, row = name.partition("/")
-    layout = Layout(mini.root)
-    return layout.teacher(row, RUN) if kind == "teacher" else layout.student(row, RUN)
 
 
 def _channels(study: Study, name: str) -> int:

@@ -64,6 +64,7 @@ def in_child(title: str, folder: Path, work: Callable[[], dict[str, Any]]) -> di
         MskdError: If it failed; the message holds the end of what it printed.
     """
     log(f"measuring {title}")
+    folder.mkdir(parents=True, exist_ok=True)
     answer, printed = folder / "answer.json", folder / "printed.log"
     answer.unlink(missing_ok=True)
     child = os.fork()

@@ -27,6 +27,7 @@ from mskd.plan import measuring
 from mskd.plan.activations import activation_mib, parameter_count
 from mskd.plan.jobs import study_jobs
 from mskd.plan.miniature import alike, smaller
+from mskd.plan.probe import Probe
 from mskd.plan.quantities import duration, size
 from mskd.plan.report import disk_warning, notes, plan_json, show_plan
 from mskd.plan.schedule import schedule
@@ -175,7 +176,11 @@ def test_sizes_of_files_come_from_their_headers(study: Study, tmp_path: Path) ->
             path = tmp_path / "data" / folder / f"liver_{index}.nii.gz"
             path.parent.mkdir(parents=True, exist_ok=True)
             nib.save(nib.Nifti1Image(np.zeros((4, 6, 10 + index), np.uint8), np.diag([16, 8, 32, 1])), path)
-    real = {"path": str(tmp_path / "data"), "label_map": {1: "liver"}, "split": {"kind": "all", "into": "train"}}
+    real = {
+        "path": str(tmp_path / "data"),
+        "label_map": {1: "liver", 2: "spleen"},
+        "split": {"kind": "all", "into": "train"},
+    }
     data = study.model_dump(mode="json") | {"datasets": {"liver": real}, "teachers": {}}
     sizes = scan_sizes(Graph(parse_study(data)))
     assert len(sizes) == 30
@@ -218,7 +223,9 @@ def test_costs_by_hand(plan: Plan) -> None:
     assert predict.total_s == pytest.approx((2 + 1000 * windows) + (2 + 2 * 1000 * windows))  # individual: two passes
     evaluate = stages["evaluate"]
     assert evaluate.total_s == pytest.approx(2 * (1 + (1e4 + 1e6) * raw / 1e6))
-    assert plan.jobs == 2 + 2 + 2 + 4 + 2 + 2 + 2 + 1
+    fit = stages["fit_projection"]
+    assert fit.total_s == pytest.approx(2 * (2 + 2 * 1000 * windows))
+    assert plan.jobs == 2 + 2 + 2 + 2 + 4 + 2 + 2 + 2 + 1
     assert plan.schedule.work_s == pytest.approx(sum(stage.total_s for stage in plan.stages))
 
 
@@ -271,6 +278,19 @@ def test_smaller_patches_are_multiples_of_the_stride() -> None:
     assert smaller((96, 96, 96), (16, 16, 16), 1.0) == (96, 96, 96)
     assert smaller((160, 160, 64), (16, 16, 8), 0.25) == (80, 80, 64)
     assert smaller((96, 96, 96), (16, 16, 16), 0.0) == (32, 32, 32)
+
+
+def test_probe_separates_what_does_not_grow_with_the_patch() -> None:
+    look = Probe.of((3.0, 10.0), (1_000, 8_000), 50)
+    assert (look.fixed_s, look.voxel_s) == (pytest.approx(2), pytest.approx(1e-3))
+    assert look.step_s(16_000) == pytest.approx(18)
+    assert look.patch((32, 32, 32), 1, (8, 8, 8), 100.0) == (32, 32, 32)
+    assert look.patch((32, 32, 32), 1, (8, 8, 8), 10.5) == (16, 16, 32)
+    assert look.patch((32, 32, 32), 1, (8, 8, 8), 1.0) == (16, 16, 16)
+    assert look.raised(10.0, 4) == pytest.approx(2 + 8 * 4)
+    assert look.raised(10.0, 1) == 10
+    noisy = Probe.of((5.0, 4.0), (1_000, 8_000), 50)
+    assert noisy.voxel_s == pytest.approx(4 / 8_000 / 4)
 
 
 def test_alike_trainings_are_measured_once() -> None:

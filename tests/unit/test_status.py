@@ -125,6 +125,19 @@ def test_failures_are_read_from_logs(study: Study, text: str, lines: tuple[str, 
     assert study_status(study).failures == ()
 
 
+def test_training_that_was_told_to_stop_has_not_failed(study: Study) -> None:
+    journal(study, [{"step": 10, "time_s": 5.0}, {"step": 20, "time_s": 10.0}])
+    log = study.root / "logs" / "train_teacher" / "liver" / f"{RUN}.log"
+    write_text(log, "error: teacher liver fold0-seed0: stopped after step 20; run the same command to go on\n")
+    status = study_status(study)
+    assert status.failures == ()
+    assert not status.trainings[0].running
+    write_text(log, "error: no disk\n")
+    status = study_status(study)
+    assert len(status.failures) == 1
+    assert not status.trainings[0].running
+
+
 def test_what_is_printed(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
     journal(study, [{"step": 10, "time_s": 5.0}, {"step": 20, "time_s": 10.0}])
     write_text(study.root / "logs" / "prepare" / "liver" / "b00.log", "error: [no] disk\n")
@@ -135,7 +148,7 @@ def test_what_is_printed(study: Study, capsys: pytest.CaptureFixture[str]) -> No
         "step 20 of 100 (20%), 40.0 s left",
         "failed: prepare liver b00",
         "error: [no] disk",
-        "0 of 8 jobs",
+        "0 of 9 jobs",
     ):
         assert expected in printed
     data = json.loads(status_json(status))

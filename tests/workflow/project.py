@@ -171,3 +171,9 @@ def make_project(root: Path) -> Project:
         study["datasets"][organ] = dataset_section(organ)
     project.study_file.write_text(yaml.safe_dump(study, sort_keys=False))
     return project
+
+
+def copy_of(project: Project, folder: Path) -> Project:
+    """Copy a project with all its results and their times of writing."""
+    shutil.copytree(project.root, folder / "project", symlinks=True)
+    return Project(folder / "project")

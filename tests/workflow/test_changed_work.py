@@ -6,7 +6,6 @@ What counts is which artefacts are made again: a job that finds its work standin
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -16,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from .project import SPLITS, Project, dataset_section, make_project, write_case, write_dataset, write_splits
+from .project import SPLITS, Project, copy_of, dataset_section, make_project, write_case, write_dataset, write_splits
 
 TABLES = ["metrics.csv"]
 NEW_METHOD = '''
@@ -166,13 +165,6 @@ CHANGES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    project = make_project(tmp_path_factory.mktemp("finished") / "project")
-    project.snakemake()
-    return project
-
-
 def test_a_finished_study_has_every_artefact(finished: Project) -> None:
     found = finished.artefacts()
     assert len([name for name in found if name.startswith("cache/")]) == 2 * 2 * 2  # teachers × datasets × training
@@ -188,8 +180,7 @@ def test_a_finished_study_has_every_artefact(finished: Project) -> None:
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.name.replace(" ", "-"))
 def test_exactly_the_changed_work_is_done_again(finished: Project, change: Change, tmp_path: Path) -> None:
-    shutil.copytree(finished.root, tmp_path / "project", symlinks=True)  # keeps times of writing
-    project = Project(tmp_path / "project")
+    project = copy_of(finished, tmp_path)
     before = project.artefacts()
     change.apply(project)
     project.snakemake()
@@ -203,8 +194,7 @@ def test_exactly_the_changed_work_is_done_again(finished: Project, change: Chang
 
 def test_a_large_touched_file_schedules_jobs_that_make_nothing(finished: Project, tmp_path: Path) -> None:
     """Snakemake compares checksums only below 1 MB; above, content keys keep what stands."""
-    shutil.copytree(finished.root, tmp_path / "project", symlinks=True)
-    project = Project(tmp_path / "project")
+    project = copy_of(finished, tmp_path)
     image = project.root / "data" / "liver" / "imagesTr" / "liver_0.nii.gz"
     write_case(project.root / "data" / "liver", "liver", 0, shape=96)
     assert image.stat().st_size > 1_000_000

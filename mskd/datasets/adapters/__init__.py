@@ -1,1 +1,1 @@
-"""One module per layout; each has `find_cases`, TITLE, LAYOUT, LICENCE, NON_COMMERCIAL and OPTIONS."""
+"""One module per layout; each has `find_cases`, TITLE, LAYOUT, LICENCE, NON_COMMERCIAL, EXAMPLE and OPTIONS."""

@@ -20,6 +20,10 @@ BDMAP_00000001/ct.nii.gz
 BDMAP_00000001/segmentations/liver.nii.gz"""
 LICENCE = "CC BY-NC-SA 4.0"
 NON_COMMERCIAL = True
+EXAMPLE = """\
+path: /data/AbdomenAtlas1.0Mini
+options: {structures: "liver,spleen,pancreas,kidney_left,kidney_right"}
+structures: {liver: liver, spleen: spleen, pancreas: pancreas, kidney_left: kidney, kidney_right: kidney}"""
 OPTIONS = {"structures": STRUCTURES, "unlabelled": UNLABELLED}
 
 

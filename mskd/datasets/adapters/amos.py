@@ -23,6 +23,12 @@ imagesTr/amos_0001.nii.gz   labelsTr/amos_0001.nii.gz
 imagesVa/amos_0008.nii.gz   labelsVa/amos_0008.nii.gz"""
 LICENCE = "CC BY 4.0"
 NON_COMMERCIAL = False
+EXAMPLE = """\
+path: /data/amos22
+# 1 spleen, 2 right kidney, 3 left kidney, 4 gallbladder, 5 oesophagus, 6 liver, 7 stomach, 8 aorta, 9 inferior vena
+# cava, 10 pancreas, 11 right adrenal, 12 left adrenal, 13 duodenum, 14 bladder, 15 prostate or uterus
+label_map: {1: spleen, 2: kidney, 3: kidney, 6: liver, 10: pancreas}
+split: {kind: native}"""
 OPTIONS = {"cases_from": CASES_FROM, "unlabelled": UNLABELLED}
 
 LAST_CT = 500

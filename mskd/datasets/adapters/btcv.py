@@ -20,6 +20,11 @@ RawData/Training/img/img0001.nii.gz
 RawData/Training/label/label0001.nii.gz"""
 LICENCE = "by registration; see the terms at Synapse"
 NON_COMMERCIAL = True
+EXAMPLE = """\
+path: /data/BTCV
+# 1 spleen, 2 right kidney, 3 left kidney, 4 gallbladder, 5 oesophagus, 6 liver, 7 stomach, 8 aorta, 9 inferior vena
+# cava, 10 portal and splenic vein, 11 pancreas, 12 right adrenal, 13 left adrenal
+label_map: {1: spleen, 2: kidney, 3: kidney, 6: liver, 11: pancreas}"""
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _LAYOUTS = [

@@ -18,6 +18,11 @@ images/FLARE22_Tr_0001_0000.nii.gz
 labels/FLARE22_Tr_0001.nii.gz"""
 LICENCE = "see the challenge's terms"
 NON_COMMERCIAL = True
+EXAMPLE = """\
+path: /data/FLARE22Train
+# 1 liver, 2 right kidney, 3 spleen, 4 pancreas, 5 aorta, 6 inferior vena cava, 7 right adrenal, 8 left adrenal,
+# 9 gallbladder, 10 oesophagus, 11 stomach, 12 duodenum, 13 left kidney
+label_map: {1: liver, 2: kidney, 3: spleen, 4: pancreas, 13: kidney}"""
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _CHANNEL = "_0000"

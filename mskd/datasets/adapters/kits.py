@@ -22,10 +22,13 @@ case_00000/imaging.nii.gz
 case_00000/segmentation.nii.gz"""
 LICENCE = "CC BY-NC-SA 4.0"
 NON_COMMERCIAL = True
+EXAMPLE = """\
+path: /data/kits19/data
+label_map: {1: kidney, 2: kidney}   # 2 is the tumour; KiTS21 and KiTS23 also have 3, the cyst
+split: {kind: builtin, name: kidney}   # KiTS19; for later editions take kind: hash"""
 OPTIONS = {
     "images": "folder of the images where they lie apart from the labels; relative to the dataset's path",
-    "label_file": "name of the label file in each case folder, if not segmentation.nii.gz or "
-    "aggregated_MAJ_seg.nii.gz",
+    "label_file": "name of the label file in each case folder, if not segmentation.nii.gz or aggregated_MAJ_seg.nii.gz",
     "unlabelled": UNLABELLED,
 }
 

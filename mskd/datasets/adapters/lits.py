@@ -21,6 +21,10 @@ volume-0.nii            (or Training Batch 1/volume-0.nii)
 segmentation-0.nii"""
 LICENCE = "by registration; see the challenge's terms"
 NON_COMMERCIAL = True
+EXAMPLE = """\
+path: /data/LiTS
+label_map: {1: liver, 2: liver}     # 2 is the tumour
+split: {kind: builtin, name: liver}"""
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _DEPTH = 2

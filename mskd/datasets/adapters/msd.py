@@ -22,6 +22,10 @@ imagesTr/liver_1.nii.gz
 labelsTr/liver_1.nii.gz"""
 LICENCE = "CC BY-SA 4.0"
 NON_COMMERCIAL = False
+EXAMPLE = """\
+path: /data/Task09_Spleen           # Task03: 1 liver, 2 tumour; Task07: 1 pancreas, 2 tumour
+label_map: {1: spleen}
+split: {kind: builtin, name: spleen}"""
 OPTIONS = {"cases_from": CASES_FROM, "unlabelled": UNLABELLED}
 
 

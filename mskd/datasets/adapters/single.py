@@ -18,6 +18,12 @@ ct.nii.gz        (option image)
 labels.nii.gz    (option label)"""
 LICENCE = ""
 NON_COMMERCIAL = False
+EXAMPLE = """\
+path: /data/one_scan
+options: {image: ct.nii.gz, label: labels.nii.gz}
+label_map: {1: liver}
+split: {kind: all, into: train}
+blocks: 1"""
 OPTIONS = {
     "image": "the image file, or a folder with a DICOM series; relative to the dataset's path",
     "label": "the label map; none without it",
@@ -32,9 +38,7 @@ def find_cases(root: Path, options: Mapping[str, str]) -> list[RawCase]:
     image = root / required(options, "image", "ct.nii.gz")
     label = root / options["label"] if options.get("label") else None
     name = options.get("name") or stem(image.name) or image.name
-    missing = [
-        path for path in (image, label) if path and not (path.is_file() or (path == image and path.is_dir()))
-    ]
+    missing = [path for path in (image, label) if path and not (path.is_file() or (path == image and path.is_dir()))]
     for path in missing:
         cases.fault(
             case=name,

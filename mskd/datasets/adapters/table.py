@@ -23,6 +23,10 @@ cases.csv:
   a,scans/a.nii.gz,masks/a_liver.nii.gz,train"""
 LICENCE = ""
 NON_COMMERCIAL = False
+EXAMPLE = """\
+path: /data/cases.csv
+label_map: {1: liver}
+split: {kind: native}               # the column split; kind: hash without it"""
 OPTIONS: dict[str, str] = {}
 
 _BINARY = "label:"

@@ -22,6 +22,11 @@ s0000/ct.nii.gz
 s0000/segmentations/liver.nii.gz"""
 LICENCE = "CC BY 4.0"
 NON_COMMERCIAL = False
+EXAMPLE = """\
+path: /data/Totalsegmentator_dataset_v201
+options: {structures: "liver,spleen,pancreas,kidney_left,kidney_right"}
+structures: {liver: liver, spleen: spleen, pancreas: pancreas, kidney_left: kidney, kidney_right: kidney}
+split: {kind: native}"""
 OPTIONS = {"structures": STRUCTURES, "unlabelled": UNLABELLED}
 
 

@@ -1,0 +1,291 @@
+"""Rate and distortion of the target cache: bytes, probability error, and what the student makes of it.
+
+Reference: the network, taps, spacing and patch of the given study. Teachers are trained and cached losslessly by the
+workflow; every variant is encoded anew from those stores, and one student per seed learns from it, from the same start
+and the same patches. `online` computes the teachers in every step instead. Rows are written as they come, and what is
+there is not computed again.
+
+    python benchmarks/cache_rate_distortion.py --study config/demo.yaml --seeds 0 1 2 --jobs 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch import Tensor
+
+from mskd.cache.encoding import encode_targets
+from mskd.cache.projection import Moments, Projection
+from mskd.cache.settings import CacheSettings, cache_settings
+from mskd.cache.store import LOGITS, TargetStore, write_store
+from mskd.cases import Case
+from mskd.config.cache import Cache
+from mskd.config.loading import load_study, parse_study
+from mskd.config.study import Study
+from mskd.console import log
+from mskd.device import set_up, stable_seed
+from mskd.layout import Layout
+from mskd.margins import margins
+from mskd.methods.mskd import build
+from mskd.models import load_model
+from mskd.prepared import PreparedCase
+from mskd.stages.inputs import cases_of, training_datasets
+from mskd.stages.train_student import _context
+from mskd.stages.training_inputs import patches, training_cases, validator
+from mskd.storage import write_text
+from mskd.teachers.base import TeacherTargets
+from mskd.training.loop import Trainee, train
+from mskd.training.patches import Batch, PatchNeeds
+
+LOSSLESS = {"preset": "lossless"}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lossless": LOSSLESS,
+    "balanced": {"preset": "balanced"},
+    "tiny": {"preset": "tiny"},
+    "margins 16 bits": {**LOSSLESS, "margin_bits": 16},
+    "margins 8 bits": {**LOSSLESS, "margin_bits": 8},
+    "margins 4 bits": {**LOSSLESS, "margin_bits": 4},
+    "margins 4 bits, even in m": {**LOSSLESS, "margin_bits": 4, "margin_spacing": "margin"},
+    "features 16 bits": {**LOSSLESS, "feature_bits": 16},
+    "features 8 bits": {**LOSSLESS, "feature_bits": 8},
+    "features 4 bits": {**LOSSLESS, "feature_bits": 4},
+    "features 4 components": {**LOSSLESS, "feature_channels": 4},
+    "features 2 components": {**LOSSLESS, "feature_channels": 2},
+    "features near organs": {**LOSSLESS, "feature_chunks": "regions"},
+}
+WITH_STUDENT = ["lossless", "balanced", "tiny", "online"]
+
+
+def main() -> None:
+    """Run everything that is missing, then write the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--study", type=Path, default=Path("config/demo.yaml"))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time")
+    parser.add_argument("--students", nargs="+", default=WITH_STUDENT, help="variants that a student learns from")
+    parser.add_argument("--only-student", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    study = reference_study(options.study, options.seeds)
+    rows = study.root / "rate_distortion.jsonl"
+    if options.only_student:
+        variant, seed = options.only_student
+        add_row(rows, {"variant": variant, "seed": int(seed), **student(study, variant, int(seed))})
+        return
+    teachers(study, options.jobs)
+    known = {(row["variant"], row.get("seed")) for row in read_rows(rows)}
+    for variant, keys in VARIANTS.items():
+        if (variant, None) not in known:
+            add_row(rows, {"variant": variant, **encode(study, variant, cache_settings(settings_of(study, keys)))})
+            log(f"encoded {variant}")
+
+    def one(job: tuple[str, int]) -> None:
+        command = [sys.executable, __file__, "--study", str(options.study), "--seeds", *map(str, options.seeds)]
+        subprocess.run([*command, "--only-student", job[0], str(job[1])], check=True)
+
+    with ThreadPoolExecutor(options.jobs) as pool:
+        jobs = [(name, seed) for seed in options.seeds for name in options.students if (name, seed) not in known]
+        list(pool.map(one, jobs))
+    write_text(Path("benchmarks/results/cache_rate_distortion.json"), json.dumps(read_rows(rows), indent=1) + "\n")
+
+
+def reference_study(path: Path, seeds: list[int]) -> Study:
+    """Return the study of the benchmark: the given one, several seeds, a lossless cache."""
+    data = load_study(path).model_dump(mode="json")
+    data |= {"study": f"cache_benchmark_{data['study']}", "runs": {"seeds": seeds, "folds": 1}}
+    data |= {"methods": {"mskd": {}}, "cache": {**data["cache"], **LOSSLESS}}
+    return parse_study(data)
+
+
+def settings_of(study: Study, keys: dict[str, Any]) -> Cache:
+    """Return the cache section of a variant."""
+    return Cache(taps=study.cache.taps, chunk=study.cache.chunk, level=study.cache.level, **keys)
+
+
+def teachers(study: Study, jobs: int) -> None:
+    """Train the teachers and cache their targets losslessly, by the workflow."""
+    file = study.root / "study.yaml"
+    write_text(file, yaml.safe_dump(study.model_dump(mode="json"), sort_keys=False))
+    command = [sys.executable, "-m", "snakemake", "--configfile", str(file), "--cores", str(jobs), "--quiet", "rules"]
+    subprocess.run([*command, "--until", "cache_targets"], check=True)
+    wanted = [d for d in study.datasets if d not in training_datasets(study)]
+    manifests = [str(p) for p in (study.root / "manifests" / "prepare").glob("*/*.json") if p.parent.name in wanted]
+    if not manifests:
+        targets = [
+            str(Layout(study.root).manifest("prepare", name, block))
+            for name in wanted
+            for block in blocks_of(study, name)
+        ]
+        subprocess.run([*command, *targets], check=True)
+
+
+def blocks_of(study: Study, dataset: str) -> list[str]:
+    """Return the blocks of a dataset."""
+    return sorted({case.block for case in cases_of(study, [dataset], "fold0-seed0", ["train", "val", "test"])})
+
+
+def encode(study: Study, variant: str, settings: CacheSettings) -> dict[str, Any]:
+    """Encode all targets of all runs as a variant; return bytes per voxel, ratio to naive float32, and errors."""
+    size = voxels = naive = 0
+    worst, total, counted = 0.0, 0.0, 0
+    for run in study.run_names:
+        cases = cases_of(study, training_datasets(study), run, ["train"])
+        for teacher in study.teachers:
+            fitted = projections(study, settings, teacher, run)
+            for case in cases:
+                source = TargetStore(lossless_path(study, teacher, run, case), case.id)
+                said = TeacherTargets(
+                    source.read(LOGITS), {tap: source.read(tap) for tap in settings.taps}, source.strides
+                )
+                path = variant_path(study, variant, teacher, run, case)
+                write_store(
+                    path,
+                    encoded(study, settings, teacher, case, said, fitted),
+                    key="-",
+                    level=settings.level,
+                    attributes={"case": case.id},
+                )
+                read = TargetStore(path, case.id)
+                error = np.abs(probability(read.read(LOGITS)) - probability(said.margins))
+                worst, total, counted = max(worst, float(error.max())), total + float(error.sum()), counted + error.size
+                size += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                voxels += int(np.prod(said.margins.shape[1:]))
+                naive += 4 * (1 + len(said.margins)) * int(np.prod(said.margins.shape[1:]))
+                naive += sum(4 * feature.size for feature in said.features.values())
+    return {
+        "bytes_per_voxel_and_teacher": size / voxels,
+        "ratio": naive / size,
+        "largest_probability_error": worst,
+        "mean_probability_error": total / counted,
+        "settings": settings.to_json(),
+    }
+
+
+def encoded(
+    study: Study, settings: CacheSettings, teacher: str, case: Case, said: TeacherTargets, fitted: dict[str, Projection]
+) -> Any:
+    """Encode one case as the stage does."""
+    prepared = PreparedCase(Layout(study.root).prepared(case.dataset, case.block, case.name), case.id)
+    labelled = study.datasets[case.dataset].labelled_organs
+    values = [study.label_values[organ] for organ in study.teacher_organs(teacher) if organ in labelled]
+    return encode_targets(
+        said,
+        settings,
+        truth=np.isin(prepared.read("labels"), values) if values else None,
+        body=prepared.read("body").astype(bool),
+        spacing_mm=study.preprocessing.spacing_mm,
+        projections=fitted,
+        seed=case.id,
+    )
+
+
+def projections(study: Study, settings: CacheSettings, teacher: str, run: str) -> dict[str, Projection]:
+    """Fit the projections of a teacher from its lossless features on its own training cases."""
+    if not settings.feature_channels:
+        return {}
+    moments: dict[str, Moments] = {}
+    for case in cases_of(study, [study.teacher_dataset(teacher)], run, ["train"])[:8]:
+        store = TargetStore(lossless_path(study, teacher, run, case), case.id)
+        body = PreparedCase(Layout(study.root).prepared(case.dataset, case.block, case.name), case.id).read("body")
+        for tap in settings.taps:
+            stride, features = store.strides[tap], store.read(tap)
+            inside = body[:: stride[0], :: stride[1], :: stride[2]].astype(bool)
+            moments.setdefault(tap, Moments(len(features))).add(features, inside)
+    return {tap: sums.fit(settings.feature_channels) for tap, sums in moments.items()}
+
+
+def student(study: Study, variant: str, seed: int) -> dict[str, Any]:
+    """Train one student; return its mean Dice on the external test cases (study grid), and the time of a step."""
+    run = f"fold0-seed{seed}"
+    training = study.training
+    set_up(torch.device("cpu"), training.threads)
+    learn = cases_of(study, training_datasets(study), run, ["train"])
+    external = [name for name in study.datasets if name not in training_datasets(study)]
+    test = cases_of(study, external, run, ["test"])
+    online = variant == "online"
+    cases = training_cases(study, learn, training, dict.fromkeys(study.teachers, run))
+    for case, listed in zip(cases, learn, strict=True):
+        case.targets = {
+            name: variant_path(study, "lossless" if online else variant, name, run, listed) for name in study.teachers
+        }
+    torch.manual_seed(stable_seed("student", run))
+    built = build(_context(study, "mskd", cases[0].stores))
+    loss, needs = built.loss, built.needs
+    if online:
+        loss, needs = online_loss(study, run, built.loss), PatchNeeds(align=needs.align)
+    everything = training.model_copy(update={"validation_cases": len(test)})
+    trainee = Trainee(
+        title=f"{variant} {run}",
+        network=built.network,
+        auxiliary=built.auxiliary,
+        loss=loss,
+        validate=lambda: {},
+    )
+    folder = study.root / "students" / variant.replace(" ", "_") / run
+    sampler = patches(study, cases, training, seed=stable_seed("student", run), needs=needs)
+    train(trainee, sampler, training, folder=folder, device=torch.device("cpu"), resume_key=f"{variant} {run}")
+    channels = study.label_values
+    scores = validator(study, built.network, test, everything, channels, torch.device("cpu"))
+    built.network.eval()
+    steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    times = [(row["step"], row["time_s"]) for row in steps if "time_s" in row]
+    (first, early), (last, late) = times[0], times[-1]
+    return {"dice": scores()["val_dice"], "seconds_per_step": (late - early) / (last - first)}
+
+
+def online_loss(study: Study, run: str, offline: Any) -> Any:
+    """Return a loss that asks the teachers about the very patch, instead of reading what they said of the volume."""
+    models = {name: load_model(Layout(study.root).teacher(name, run)).network for name in study.teachers}
+
+    def loss(batch: Batch, step: int) -> dict[str, Tensor]:
+        parts, features = [], {}
+        with torch.inference_mode():
+            for name, network in models.items():
+                scores, tapped = network.run(batch.image, study.cache.taps)  # type: ignore[operator]
+                parts.append(margins(scores[0]))
+                features.update({(name, tap): value for tap, value in tapped.items()})
+        batch.margins = torch.cat(parts, 1).clone()
+        batch.features = {key: value.clone() for key, value in features.items()}
+        terms: dict[str, Tensor] = offline(batch, step)
+        return terms
+
+    return loss
+
+
+def lossless_path(study: Study, teacher: str, run: str, case: Case) -> Path:
+    """Return the store that the workflow made."""
+    return Layout(study.root).targets(teacher, run, case.dataset, case.block, case.name)
+
+
+def variant_path(study: Study, variant: str, teacher: str, run: str, case: Case) -> Path:
+    """Return the store of a variant."""
+    return study.root / "variants" / variant.replace(" ", "_") / teacher / run / case.dataset / f"{case.name}.zarr"
+
+
+def probability(margin: Any) -> Any:
+    """Return σ(m)."""
+    return 1 / (1 + np.exp(-margin.astype(np.float64)))
+
+
+def add_row(path: Path, row: dict[str, Any]) -> None:
+    """Append a row."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Return the rows so far."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
+
+
+if __name__ == "__main__":
+    main()

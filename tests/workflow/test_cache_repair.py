@@ -1,0 +1,77 @@
+"""Damage in the cache is found, named, removed, and exactly that is made again."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from .project import Project, copy_of
+
+
+def mskd(project: Project, *arguments: str) -> tuple[int, str]:
+    done = project.run(sys.executable, "-m", "mskd", *arguments, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_verify_repair_and_run_again(finished: Project, tmp_path: Path) -> None:
+    project = copy_of(finished, tmp_path)
+    code, text = mskd(project, "cache", "verify", "config/tiny.yaml")
+    assert code == 0
+    assert "every store is whole and current" in text
+    (shard,) = (project.results / "cache" / "liver").glob("*/spleen/*/spleen_1.zarr/logits/c/0/0/0/0")
+    data = bytearray(shard.read_bytes())
+    data[len(data) // 2] ^= 16
+    shard.write_bytes(data)
+    code, text = mskd(project, "cache", "verify", "config/tiny.yaml")
+    assert code == 1
+    assert "spleen/spleen_1" in text
+    assert "damaged" in text
+
+    # a training that meets it stops with the case and the command to run
+    (manifest,) = (project.results / "manifests" / "train_student" / "mskd").glob("*.json")
+    manifest.unlink()
+    (model,) = (project.results / "models" / "mskd").glob("*/model.json")
+    model.unlink()
+    done = project.snakemake(check=False)
+    assert done.returncode != 0
+    assert "spleen/spleen_1" in done.stdout + done.stderr
+    assert "mskd cache verify" in done.stdout + done.stderr
+
+    before = project.artefacts()
+    assert mskd(project, "cache", "verify", "config/tiny.yaml", "--repair")[0] == 0
+    project.snakemake()
+    after = project.artefacts()
+    made = {name for name in after if before.get(name) != after[name]}
+    assert made == {"cache/liver/spleen/spleen_1", "models/mskd", "metrics.csv"}
+    # the student's weights are those of before, so its predictions and their scores stand
+    assert (project.results / "metrics.csv").read_bytes() == (finished.results / "metrics.csv").read_bytes()
+
+
+def test_info_says_what_is_there(finished: Project) -> None:
+    code, text = mskd(finished, "cache", "info", "config/tiny.yaml", "--json")
+    assert code == 0
+    rows = json.loads(text)
+    assert {(row["teacher"], row["dataset"], row["cases"], row["missing"], row["stale"]) for row in rows} == {
+        ("liver", "liver", 2, 0, 0),
+        ("liver", "spleen", 2, 0, 0),
+        ("spleen", "liver", 2, 0, 0),
+        ("spleen", "spleen", 2, 0, 0),
+        ("all", "", 8, 0, 0),
+    }
+    total = rows[-1]
+    assert total["bytes"] == sum(
+        file.stat().st_size for file in (finished.results / "cache").rglob("*.zarr/**/*") if file.is_file()
+    )
+
+
+def test_info_draws_a_case(finished: Project, tmp_path: Path) -> None:
+    picture = tmp_path / "case.png"
+    code, text = mskd(
+        finished, "cache", "info", "config/tiny.yaml", "--case", "liver/liver_0", "--output", str(picture)
+    )
+    assert code == 0, text
+    assert picture.stat().st_size > 10_000
+    code, text = mskd(finished, "cache", "info", "config/tiny.yaml", "--case", "liver/nobody")
+    assert code == 1
+    assert "liver/liver_0" in text
