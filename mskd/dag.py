@@ -27,9 +27,7 @@ class Graph:
         """Read the cases of every dataset."""
         self.study, self.layout = study, Layout(study.root)
         self._cases = {
-            (name, fold): list_cases(study, name, fold)
-            for name in study.datasets
-            for fold in range(study.runs.folds)
+            (name, fold): list_cases(study, name, fold) for name in study.datasets for fold in range(study.runs.folds)
         }
 
     def snapshot(self) -> Path:
@@ -49,9 +47,7 @@ class Graph:
 
     def blocks(self, dataset: str, run: str = "fold0-seed0", *splits: str) -> list[str]:
         """Return the blocks that hold cases of some splits (default: any)."""
-        return list(
-            by_block([case for case in self.cases(dataset, run) if not splits or case.split in splits])
-        )
+        return list(by_block([case for case in self.cases(dataset, run) if not splits or case.split in splits]))
 
     @property
     def training(self) -> list[str]:
@@ -78,9 +74,7 @@ class Graph:
             return [self.layout.manifest("make_phantoms", dataset)]
         cases = by_block(self.cases(dataset))[block]
         withheld = [case.withheld for case in cases if case.withheld is not None]
-        return [
-            file for case in cases for file in (case.image, *(label.path for label in case.labels))
-        ] + withheld
+        return [file for case in cases for file in (case.image, *(label.path for label in case.labels))] + withheld
 
     def section(self, dataset: str) -> Dataset:
         """Return the configuration of a dataset."""
@@ -88,9 +82,7 @@ class Graph:
 
     def prepared(self, *datasets: str) -> list[Path]:
         """Return the manifests of all blocks of datasets."""
-        return [
-            self.layout.manifest("prepare", name, block) for name in datasets for block in self.blocks(name)
-        ]
+        return [self.layout.manifest("prepare", name, block) for name in datasets for block in self.blocks(name)]
 
     def projection(self, teacher: str, run: str) -> list[Path]:
         """Return the manifest of a teacher's projection of features, where features are projected."""
@@ -121,16 +113,13 @@ class Graph:
     def predictions(self, method: str, run: str, dataset: str) -> list[Path]:
         """Return the manifests of a method's predictions of a dataset's test cases."""
         return [
-            self.layout.manifest("predict", method, run, dataset, block)
-            for block in self.blocks(dataset, run, "test")
+            self.layout.manifest("predict", method, run, dataset, block) for block in self.blocks(dataset, run, "test")
         ]
 
     def metrics(self) -> list[Path]:
         """Return every metrics file of the study."""
         return [
-            self.layout.metrics(method, run, dataset)
-            for method in self.study.methods
-            for dataset, run in self.tested()
+            self.layout.metrics(method, run, dataset) for method in self.study.methods for dataset, run in self.tested()
         ]
 
     def manifests(self) -> list[Path]:

@@ -16,9 +16,7 @@ class DataError(MskdError):
 
     def __init__(self, *, case: str, file: object, expected: str, found: str, fix: str) -> None:
         self.case, self.file, self.expected, self.found, self.fix = case, str(file), expected, found, fix
-        super().__init__(
-            f"case {case}: {file}\n  expected: {expected}\n  found:    {found}\n  way out:  {fix}"
-        )
+        super().__init__(f"case {case}: {file}\n  expected: {expected}\n  found:    {found}\n  way out:  {fix}")
 
     def __reduce__(self) -> tuple[object, ...]:
         names = ("case", "file", "expected", "found", "fix")

@@ -89,9 +89,7 @@ def student_leaves(study: Study, method: str) -> Leaves:
         **_network_leaves(study, study.method_training(method)),
     }
     if {"targets", "teachers"} & needs:
-        leaves["owned"] = {
-            teacher: _values(study, study.teacher_organs(teacher)) for teacher in study.teachers
-        }
+        leaves["owned"] = {teacher: _values(study, study.teacher_organs(teacher)) for teacher in study.teachers}
     if "targets" in needs:
         leaves["distillation"] = study.method_distillation(method).model_dump(mode="json")
     return leaves

@@ -50,9 +50,7 @@ def prepare_arrays(
         study_labels = labels_to_study(geometry.to_canonical(labels), geometry)
     study_withheld = None if withheld is None else labels_to_study(geometry.to_canonical(withheld), geometry)
     foreground = sample_foreground(study_labels, settings.foreground_voxels, seed)
-    return PreparedArrays(
-        clipped, np.ascontiguousarray(body), study_labels, study_withheld, foreground, geometry
-    )
+    return PreparedArrays(clipped, np.ascontiguousarray(body), study_labels, study_withheld, foreground, geometry)
 
 
 def find_body(image_hu: npt.NDArray[np.float32], threshold_hu: float) -> npt.NDArray[np.bool_]:

@@ -55,9 +55,7 @@ class PreparedArrays:
         return parts
 
 
-def write_prepared(
-    path: Path, arrays: PreparedArrays, *, key: str, attributes: dict[str, Any]
-) -> dict[str, str]:
+def write_prepared(path: Path, arrays: PreparedArrays, *, key: str, attributes: dict[str, Any]) -> dict[str, str]:
     """Write a store atomically and return its digests."""
     digests = arrays.digests()
     with atomic_path(path) as part:
@@ -151,9 +149,7 @@ def normalise(image_hu: npt.NDArray[Any], hu_clip: Sequence[float]) -> npt.NDArr
 
 def _create(group: zarr.Group, name: str, data: npt.NDArray[Any]) -> None:
     if data.size == 0:
-        group.create_array(
-            name, shape=data.shape, dtype=data.dtype, chunks=tuple(max(1, n) for n in data.shape)
-        )
+        group.create_array(name, shape=data.shape, dtype=data.dtype, chunks=tuple(max(1, n) for n in data.shape))
         return
     chunks = tuple(min(CHUNK, n) for n in data.shape) if data.ndim == 3 else data.shape
     shards = tuple(-(-n // c) * c for n, c in zip(data.shape, chunks, strict=True))

@@ -38,9 +38,7 @@ def cubic_matrix(positions: npt.NDArray[np.float64], n_in: int, *, sigma: float 
     for tap in range(4):
         index = first + tap
         distance = np.abs(where - index)
-        weight = np.where(
-            distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6
-        )
+        weight = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6)
         np.add.at(basis, (np.arange(len(where)), _mirror(index, n_in)), weight)
     sampling = np.zeros((n_in, n_in))
     for offset, weight in ((-1, 1 / 6), (0, 2 / 3), (1, 1 / 6)):
@@ -72,9 +70,7 @@ def apply_matrices(array: npt.NDArray[Any], x: Matrix, y: Matrix, z: Matrix) -> 
     """Return the separable product of an (X, Y, Z) array with a matrix per axis, in slabs of planes."""
     planes = np.empty((x.shape[0], y.shape[0], array.shape[2]), np.float32)
     for start in range(0, array.shape[2], SLAB):
-        slab = np.ascontiguousarray(
-            array[:, :, start : start + SLAB].transpose(2, 0, 1), np.float32
-        )  # (z, X, Y)
+        slab = np.ascontiguousarray(array[:, :, start : start + SLAB].transpose(2, 0, 1), np.float32)  # (z, X, Y)
         planes[:, :, start : start + SLAB] = np.matmul(np.matmul(x, slab), y.T).transpose(1, 2, 0)
     if z.shape[0] == z.shape[1] and np.array_equal(z, np.eye(z.shape[0], dtype=np.float32)):
         return planes
@@ -209,9 +205,7 @@ def _gaussian(n: int, sigma: float) -> npt.NDArray[np.float64]:
     reach = int(4 * sigma + 0.5)
     matrix = np.zeros((n, n))
     for offset in range(-reach, reach + 1):
-        np.add.at(
-            matrix, (np.arange(n), _mirror(np.arange(n) + offset, n)), np.exp(-0.5 * (offset / sigma) ** 2)
-        )
+        np.add.at(matrix, (np.arange(n), _mirror(np.arange(n) + offset, n)), np.exp(-0.5 * (offset / sigma) ** 2))
     return np.asarray(matrix / matrix.sum(axis=1, keepdims=True), np.float64)
 
 

@@ -44,9 +44,7 @@ def read_scan(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
     return array, affine
 
 
-def read_labels(
-    path: Path, case: str, values: Mapping[int, int], shape: tuple[int, ...]
-) -> npt.NDArray[np.uint8]:
+def read_labels(path: Path, case: str, values: Mapping[int, int], shape: tuple[int, ...]) -> npt.NDArray[np.uint8]:
     """Read a label file and map its values to the study's.
 
     Args:

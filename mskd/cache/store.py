@@ -1,8 +1,8 @@
 """One Zarr v3 store per teacher and case: written as a whole, sealed, and checked when it is opened.
 
 `logits` holds margins (K_n, X, Y, Z) and `features/<tap>` features (C', x, y, z), as codes or as they are; each array
-is one shard, each chunk carries a CRC32C. The attributes say how codes are read (`code`), which files belong to the store
-with size and SHA-256 (`files`), and end in a `seal`, the SHA-256 of all the other attributes.
+is one shard, each chunk carries a CRC32C. The attributes say how codes are read (`code`), which files belong to the
+store with size and SHA-256 (`files`), and end in a `seal`, the SHA-256 of all the other attributes.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def yaml_text(value: Any) -> str:
     text = yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, default_flow_style=None, width=100)
     if text.startswith("{"):
         text = yaml.safe_dump(plain(value), sort_keys=False, allow_unicode=True, default_flow_style=False)
-    return text.rstrip()
+    return text.removesuffix("...\n").rstrip()
 
 
 def closest(name: object, known: Iterable[str], cutoff: float = 0.5) -> str | None:

@@ -75,25 +75,32 @@ class Scanner(Section):
     def _axis_codes(cls, value: str) -> str:
         code = value.upper()
         if code and (len(code) != 3 or any(len(pair & set(code)) != 1 for pair in _AXIS_PAIRS)):
-            raise FaultsError(Fault("", value, "one letter of each of R/L, A/P, S/I, such as LPS", "LPS"))
+            raise FaultsError(
+                Fault("", value, "axis codes: write one letter of each of R/L, A/P, S/I, such as LPS", "LPS")
+            )
         return code
 
     @field_validator("spacing_mm", "fov_mm")
     @classmethod
     def _positive(cls, value: tuple[float, float, float]) -> tuple[float, float, float]:
         if min(value) <= 0:
-            raise FaultsError(Fault("", value, "three numbers > 0", [abs(mm) or 2.5 for mm in value]))
+            raise FaultsError(
+                Fault("", value, "three numbers, which must be positive (mm)", [abs(mm) or 2.5 for mm in value])
+            )
         return value
 
 
 class PhantomAtlas(Section):
     """A label map of the user's, optionally with its CT, of which a population of deformed copies is made."""
 
-    labels: Path = key(Path(), "NIfTI file of the label map.")
-    ct: Path | None = key(None, "NIfTI file of the CT on which the labels were drawn; without it HU come by tissue.")
+    labels: Path = key(Path(), "NIfTI file of the label map.", example="labels.nii.gz")
+    ct: Path | None = key(
+        None, "NIfTI file of the CT on which the labels were drawn; without it HU come by tissue.", example="ct.nii.gz"
+    )
     label_map: dict[int, str] = key(
         dict,
-        "Tissue or organ of each value of the file: {6: liver, 9: bone}; values left out become soft tissue.",
+        "Tissue or organ of each value of the file; values left out become soft tissue.",
+        example={6: "liver", 9: "bone"},
     )
 
 
@@ -131,7 +138,11 @@ class PhantomDataset(Section):
     )
     distractors: bool = key(True, "Put structures into the scans that look like organs but are none.")
     scanner: Scanner = key(Scanner, "Scanner and protocol of this dataset.")
-    atlas: PhantomAtlas | None = key(None, "Deform this label map (and CT) instead of drawing anatomies from code.")
+    atlas: PhantomAtlas | None = key(
+        None,
+        "Deform this label map (and CT) instead of drawing anatomies from code.",
+        example={"labels": "labels.nii.gz", "label_map": {6: "liver", 9: "bone"}},
+    )
 
     @model_validator(mode="after")
     def _organs_fit_layout(self) -> Self:

@@ -94,11 +94,9 @@ class Study(Section):
     @field_validator("datasets", "teachers", "methods")
     @classmethod
     def _plain_names(cls, value: dict[str, Any]) -> dict[str, Any]:
-        faults = [
-            Fault("", name, NAMES, {_plain(name): {}}, "found the name") for name in value if not NAME.fullmatch(name)
-        ]
-        if faults:
-            raise FaultsError(*faults)
+        if bad := [name for name in value if not NAME.fullmatch(name)]:
+            keys = {name: value[name].model_dump(mode="json", exclude_unset=True) for name in bad}
+            raise FaultsError(*(Fault("", n, NAMES, {_plain(n): keys[n]}, "found the name") for n in bad))
         return value
 
     @field_validator("organs")

@@ -28,9 +28,7 @@ class ListingError(DataError):
     def __init__(self, problems: Sequence[DataError], cases: Sequence[RawCase] = ()) -> None:
         self.problems, self.cases = tuple(problems), tuple(cases)
         first = self.problems[0]
-        super().__init__(
-            case=first.case, file=first.file, expected=first.expected, found=first.found, fix=first.fix
-        )
+        super().__init__(case=first.case, file=first.file, expected=first.expected, found=first.found, fix=first.fix)
         shown = [str(problem) for problem in self.problems[:_SHOWN]]
         if len(self.problems) > _SHOWN:
             shown.append(f"… and {len(self.problems) - _SHOWN} more faults")
@@ -61,9 +59,7 @@ class CaseCollection:
             )
         )
 
-    def add(
-        self, name: str, image: Path, labels: Sequence[LabelFile] = (), native_split: Split | None = None
-    ) -> None:
+    def add(self, name: str, image: Path, labels: Sequence[LabelFile] = (), native_split: Split | None = None) -> None:
         """Add a case, unless its name is refused or taken."""
         try:
             check_case_name(name, image)
@@ -81,9 +77,7 @@ class CaseCollection:
             return
         self._cases[name] = RawCase(name, image, tuple(labels), native_split)
 
-    def add_unlabelled(
-        self, name: str, image: Path, expected_label: object, native_split: Split | None = None
-    ) -> None:
+    def add_unlabelled(self, name: str, image: Path, expected_label: object, native_split: Split | None = None) -> None:
         """Treat an image without label as the option `unlabelled` says."""
         if self.unlabelled == "keep":
             self.add(name, image, (), native_split)
@@ -173,9 +167,7 @@ class CaseCollection:
                 fix="check the dataset's path and adapter, and that the download was unpacked",
             )
         if self._problems:
-            self._problems.sort(
-                key=lambda problem: (problem.case == WHOLE_DATASET, problem.case, problem.file)
-            )
+            self._problems.sort(key=lambda problem: (problem.case == WHOLE_DATASET, problem.case, problem.file))
             raise ListingError(self._problems, cases)
         return cases
 
@@ -205,7 +197,5 @@ def required(options: Mapping[str, str], key: str, example: str) -> str:
     """
     value = options.get(key, "")
     if not value:
-        raise ConfigError(
-            f"dataset option {key} is missing; write for example\n  options: {{{key}: {example}}}"
-        )
+        raise ConfigError(f"dataset option {key} is missing; write for example\n  options: {{{key}: {example}}}")
     return value

@@ -61,9 +61,7 @@ class SplitRule:
             if not (math.isfinite(value) and 0 <= value < 1):
                 raise ConfigError(f"split {key}: {value} is not at least 0 and below 1")
         if self.kind == "hash" and self.val_fraction + self.test_fraction >= 1:
-            raise ConfigError(
-                "split: val_fraction and test_fraction leave nothing to train; their sum must be < 1"
-            )
+            raise ConfigError("split: val_fraction and test_fraction leave nothing to train; their sum must be < 1")
         if self.kind == "builtin" and self.name not in BUILTIN_PREFIXES:
             raise ConfigError(f"split name: {self.name!r} is not one of {', '.join(BUILTIN_PREFIXES)}")
         if self.kind == "file" and self.path is None:
@@ -71,9 +69,7 @@ class SplitRule:
         if self.kind == "all" and self.into not in SPLITS:
             raise ConfigError(f"split into: {self.into!r} is not one of {', '.join(SPLITS)}")
         if self.kind == "fold" and not (self.n_folds >= 2 and 0 <= self.fold < self.n_folds):
-            raise ConfigError(
-                f"split: fold {self.fold} of {self.n_folds}; n_folds is at least 2, fold below it"
-            )
+            raise ConfigError(f"split: fold {self.fold} of {self.n_folds}; n_folds is at least 2, fold below it")
 
 
 def assign_splits(dataset: str, cases: Sequence[RawCase], rule: SplitRule) -> dict[str, Split]:
@@ -97,8 +93,7 @@ def assign_splits(dataset: str, cases: Sequence[RawCase], rule: SplitRule) -> di
         return splits
     counts = ", ".join(f"{list(splits.values()).count(split)} {split}" for split in SPLITS)
     raise ConfigError(
-        f"dataset {dataset}: its split gives {counts}; none for {' and '.join(empty)}. "
-        f"{_way_out(dataset, cases, rule)}"
+        f"dataset {dataset}: its split gives {counts}; none for {' and '.join(empty)}. {_way_out(dataset, cases, rule)}"
     )
 
 

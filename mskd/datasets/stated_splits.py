@@ -48,9 +48,7 @@ def native_split(dataset: str, cases: Sequence[RawCase]) -> dict[str, Split]:
     return stated
 
 
-def builtin_split(
-    dataset: str, names: Sequence[str], builtin: str, *, allow_missing: bool = False
-) -> dict[str, Split]:
+def builtin_split(dataset: str, names: Sequence[str], builtin: str, *, allow_missing: bool = False) -> dict[str, Split]:
     """Return the split of cases by a built-in table, which knows the names of all layouts.
 
     Raises:
@@ -69,9 +67,7 @@ def builtin_split(
     if len(set(numbers.values())) < len(names):
         values = list(numbers.values())
         twice = [name for name, number in numbers.items() if values.count(number) > 1]
-        raise ConfigError(
-            f"dataset {dataset}: several names for one case of the built-in split: {some(twice)}"
-        )
+        raise ConfigError(f"dataset {dataset}: several names for one case of the built-in split: {some(twice)}")
     missing = [str(number) for number in sorted(by_number.keys() - numbers.values())]
     if missing and not allow_missing:
         raise ConfigError(

@@ -95,9 +95,7 @@ def box_plot(
     with mpl.rc_context(DRAWING_STYLE):
         axes = figure.add_subplot()
         _draw_boxes(axes, cases, measure, method_order, organ_order, labels or {})
-        title = {"dice": "Dice", "hd95_mm": "HD95 (mm), found organs", "nsd": "Normalised surface Dice"}[
-            measure
-        ]
+        title = {"dice": "Dice", "hd95_mm": "HD95 (mm), found organs", "nsd": "Normalised surface Dice"}[measure]
         axes.set_ylabel(title)
         axes.set_title(plain_text(f"{dataset} ({role})"), loc="left", fontsize=10)
     return figure
@@ -117,8 +115,7 @@ def _draw_boxes(
     handles = []
     for rank, method in enumerate(methods):
         values = [
-            cases.loc[(cases["method"] == method) & (cases["organ"] == organ), measure].to_numpy()
-            for organ in organs
+            cases.loc[(cases["method"] == method) & (cases["organ"] == organ), measure].to_numpy() for organ in organs
         ]
         offset = (rank - (len(methods) - 1) / 2) * width
         places = [place + offset for place in range(len(organs))]

@@ -226,9 +226,7 @@ def _check_labels(labels: Mapping[str, int], nsd_tolerance_mm: Mapping[str, floa
         raise ConfigError(f"--labels names no organ; write for example {example}")
     wrong = {organ: value for organ, value in labels.items() if not isinstance(value, int) or value < 1}
     if wrong:
-        raise ConfigError(
-            f"--labels: values must be whole numbers from 1 on, found {wrong}; for example {example}"
-        )
+        raise ConfigError(f"--labels: values must be whole numbers from 1 on, found {wrong}; for example {example}")
     twice = sorted(organ for organ, value in labels.items() if list(labels.values()).count(value) > 1)
     if twice:
         raise ConfigError(f"--labels: {twice} share a value; give each organ its own, for example {example}")

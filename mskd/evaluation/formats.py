@@ -125,9 +125,7 @@ def html_text(table: pd.DataFrame, notes: Sequence[str], labels: Mapping[str, st
     for number, (dataset, role) in enumerate(dataset_titles(table)):
         rows = long_form(of_dataset(table, dataset, role), labels)
         is_mean = [index for index, organ in enumerate(rows["organ"]) if organ == MEAN_ORGAN]
-        shown = great_tables.GT(rows, id=f"comparison{number}").cols_align(
-            "right", columns=list(rows.columns[2:])
-        )
+        shown = great_tables.GT(rows, id=f"comparison{number}").cols_align("right", columns=list(rows.columns[2:]))
         shown = shown.tab_style(great_tables.style.text(weight="bold"), great_tables.loc.body(rows=is_mean))
         for note in notes:
             shown = shown.tab_source_note(great_tables.html(html.escape(note)))
@@ -206,9 +204,7 @@ def _latex_counts(rows: pd.DataFrame, organs: list[str], labels: Mapping[str, st
         cells = [_tex(labels.get(method, method))]
         for organ in organs:
             pair = (missed.loc[method, organ], spurious.loc[method, organ])
-            cells.append(
-                "--" if any(pd.isna(count) for count in pair) else f"{int(pair[0])} / {int(pair[1])}"
-            )
+            cells.append("--" if any(pd.isna(count) for count in pair) else f"{int(pair[0])} / {int(pair[1])}")
         lines.append(" & ".join(cells) + r" \\")
     return lines
 

@@ -87,9 +87,7 @@ def best_methods(table: pd.DataFrame, column: str, *, highest: bool) -> dict[str
     return best
 
 
-def terminal_table(
-    table: pd.DataFrame, dataset: str, role: str, labels: Mapping[str, str] | None = None
-) -> Table:
+def terminal_table(table: pd.DataFrame, dataset: str, role: str, labels: Mapping[str, str] | None = None) -> Table:
     """Return the Dice of one dataset for the terminal: methods as rows; organs, mean and counts as columns.
 
     Args:

@@ -140,9 +140,7 @@ def _union(first: Box | None, second: Box | None) -> Box | None:
     """Return the smallest box that holds both."""
     if first is None or second is None:
         return first or second
-    return tuple(
-        slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True)
-    )
+    return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in zip(first, second, strict=True))
 
 
 def _check(
@@ -156,8 +154,7 @@ def _check(
     """Refuse arguments that would give silently wrong scores."""
     if prediction.shape != reference.shape or reference.ndim != 3:
         raise ValueError(
-            "two label arrays (X, Y, Z) of one shape are needed, "
-            f"found {prediction.shape} and {reference.shape}"
+            f"two label arrays (X, Y, Z) of one shape are needed, found {prediction.shape} and {reference.shape}"
         )
     if prediction.dtype.kind not in "iu" or reference.dtype.kind not in "iu":
         raise ValueError(f"labels must be integers, found {prediction.dtype} and {reference.dtype}")

@@ -108,16 +108,12 @@ def surface_distances(
     return SurfaceDistances(there, back, int(np.count_nonzero(shared)))
 
 
-def _nearest_mm(
-    queries: BoolArray, targets: BoolArray, spacing_mm: Sequence[float], workers: int
-) -> FloatArray:
+def _nearest_mm(queries: BoolArray, targets: BoolArray, spacing_mm: Sequence[float], workers: int) -> FloatArray:
     """Return, for every true voxel of `queries`, the distance in mm to the nearest one of `targets`."""
     points_mm = _positions_mm(queries, spacing_mm)
     if not len(points_mm):
         return np.zeros(0)
-    tree = cKDTree(
-        _positions_mm(targets, spacing_mm), leafsize=_LEAF_SIZE, balanced_tree=False, compact_nodes=False
-    )
+    tree = cKDTree(_positions_mm(targets, spacing_mm), leafsize=_LEAF_SIZE, balanced_tree=False, compact_nodes=False)
     return np.asarray(tree.query(points_mm, workers=workers)[0], dtype=np.float64)
 
 

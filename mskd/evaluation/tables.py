@@ -53,9 +53,7 @@ def case_scores(metrics: pd.DataFrame) -> pd.DataFrame:
         present=metrics["status"].isin(["scored", "missed"]),
         missed=metrics["status"] == "missed",
         spurious=metrics["status"] == "spurious",
-        hd95_penalised_mm=metrics["hd95_mm"].where(
-            metrics["status"] != "missed", metrics["scan_diagonal_mm"]
-        ),
+        hd95_penalised_mm=metrics["hd95_mm"].where(metrics["status"] != "missed", metrics["scan_diagonal_mm"]),
     )
     return rows.groupby(_CASE_KEY, sort=False, as_index=False).agg(
         present=("present", "any"),

@@ -16,7 +16,7 @@ from mskd.plan.units import InferenceUnits, Units
 from mskd.plan.volumes import ScanSize, Triple
 from mskd.stages.fit_projection import FITTED_CASES
 
-TABLES_S, FIGURE_S = 8.0, 1.5  # tabulate: imports, tables and the page; each box plot and overlay (not measured)
+TABLES_S, FIGURE_S = 3.0, 0.5  # tabulate: imports, tables and the page; each box plot and overlay (not measured)
 TABLES_MIB = 500.0
 OVERLAYS = 4
 

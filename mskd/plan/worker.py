@@ -19,8 +19,12 @@ from typing import Any
 from mskd.config.loading import load_study
 from mskd.console import log
 from mskd.errors import MskdError
+from mskd.leaves import stage_code
 
-STARTED = {"volumes": ("evaluate",), "networks": ("train_student", "predict")}  # whose imports count as start-up
+STARTED = {
+    "volumes": ("evaluate",),
+    "networks": ("train_student", "predict"),
+}  # what these import and fingerprint is start-up
 PAGE_MIB = os.sysconf("SC_PAGE_SIZE") / 2**20
 TAIL = 2000
 
@@ -29,6 +33,7 @@ def main(kind: str, folder: Path) -> None:
     """Measure, and write what was found."""
     for stage in STARTED[kind]:
         import_module(f"mskd.stages.{stage}")
+        stage_code(stage)
     started_s = time.time()
     task = json.loads((folder / "task.json").read_text(encoding="utf-8"))
     study = load_study(folder / "study.yaml")

@@ -134,9 +134,7 @@ def _draw_plane(
         for value in organs.values():
             mask = np.pad(labels == value, 1)  # so that contours close at the border of the scan
             if mask.any():
-                panel.contour(
-                    across, up, mask.astype(np.float32), levels=[0.5], colors=colour, linewidths=1.1
-                )
+                panel.contour(across, up, mask.astype(np.float32), levels=[0.5], colors=colour, linewidths=1.1)
     panel.set_xlim(extent[1], extent[0])
     panel.set_ylim(extent[2], extent[3])
     panel.set_axis_off()

@@ -85,9 +85,7 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
         extra_sections=[_extra_section(extra) for extra in inputs.extra_tables],
         notes=list(inputs.notes),
         curves=None if curves is None else _data_uri(curves),
-        worst_cases=[
-            (case.title, case.caption, _png_uri(case.image.read_bytes())) for case in inputs.worst_cases
-        ],
+        worst_cases=[(case.title, case.caption, _png_uri(case.image.read_bytes())) for case in inputs.worst_cases],
         configuration_yaml=inputs.configuration_yaml,
         versions=dict(inputs.versions),
     )
@@ -142,17 +140,12 @@ def _dataset_section(inputs: ReportInputs, dataset: str, role: str) -> Section:
     shown = long_form(rows, inputs.labels)
     keys = {heading: rows[column] for heading, column in COUNTS.items()}
     keys |= {heading: rows[column] for heading, column, *_ in MEASURES}
-    best = {
-        heading: best_methods(rows, column, highest=factor == 100.0)
-        for heading, column, _, factor, _ in MEASURES
-    }
+    best = {heading: best_methods(rows, column, highest=factor == 100.0) for heading, column, _, factor, _ in MEASURES}
     cells = []
     for index, texts in enumerate(shown.to_dict("records")):
         method, organ = str(rows["method"][index]), str(rows["organ"][index])
         line = [
-            Cell(
-                str(text), _key(keys[heading][index]), True, method in best.get(heading, {}).get(organ, set())
-            )
+            Cell(str(text), _key(keys[heading][index]), True, method in best.get(heading, {}).get(organ, set()))
             if heading in keys
             else Cell(str(text), str(text))
             for heading, text in texts.items()

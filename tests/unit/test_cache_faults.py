@@ -1,4 +1,4 @@
-"""Writers that are killed, disks that are full: nothing half-written counts, and what was finished is not done again."""
+"""Writers that are killed, disks that are full: nothing half-written counts, what was finished is not done again."""
 
 from __future__ import annotations
 

@@ -166,9 +166,7 @@ class TestNnunet:
 
     def test_dataset_key(self, tmp_path: Path) -> None:
         root = write(tmp_path, "imagesTr/x.nii.gz", "labelsTr/y.nii.gz")
-        write_json(
-            root, {"dataset": {"case": {"images": ["imagesTr/x.nii.gz"], "label": "labelsTr/y.nii.gz"}}}
-        )
+        write_json(root, {"dataset": {"case": {"images": ["imagesTr/x.nii.gz"], "label": "labelsTr/y.nii.gz"}}})
         (case,) = find_cases("nnunet", root)
         assert (case.name, case.image.name) == ("case", "x.nii.gz")
         write_json(root, {"dataset": {"case": {"images": ["../x.nii.gz"], "label": "labelsTr/y.nii.gz"}}})
@@ -200,9 +198,7 @@ class TestAmos:
             assert [(c.name, c.native_split) for c in cases] == [("amos_0001", "train"), ("amos_0008", "val")]
 
     def test_channel_suffix_and_missing_label(self, tmp_path: Path) -> None:
-        root = write(
-            tmp_path, "imagesTr/amos_0001_0000.nii.gz", "labelsTr/amos_0001.nii.gz", "imagesTr/amos_4.nii.gz"
-        )
+        root = write(tmp_path, "imagesTr/amos_0001_0000.nii.gz", "labelsTr/amos_0001.nii.gz", "imagesTr/amos_4.nii.gz")
         error = faults("amos", root)
         assert [problem.case for problem in error.problems] == ["amos_4"]
         assert names(error.cases) == ["amos_0001"]
@@ -243,9 +239,7 @@ class TestKits:
         error = faults("kits", tmp_path)
         assert [problem.case for problem in error.problems] == ["case_00251", "case_00252", "case_00253"]
 
-    @pytest.mark.parametrize(
-        "image", ["case_00003/imaging.nii.gz", "case_00003.nii.gz", "master_00003.nii.gz"]
-    )
+    @pytest.mark.parametrize("image", ["case_00003/imaging.nii.gz", "case_00003.nii.gz", "master_00003.nii.gz"])
     def test_images_apart(self, tmp_path: Path, image: str) -> None:
         self.case(tmp_path / "kits", 3, "segmentation.nii.gz")
         write(tmp_path / "images", image)
@@ -378,16 +372,12 @@ class TestTable:
         rows = ["case,image,label,split,age", "a,scans/a.nii.gz,masks/a.nii.gz,test,60", "b, dicom/b ,,,", ""]
         file = self.table(tmp_path, "\ufeff" + "\r\n".join(rows).replace(",", separator), name)
         a, b = find_cases("table", file)
-        assert a == RawCase(
-            "a", tmp_path / "scans/a.nii.gz", (LabelFile(tmp_path / "masks/a.nii.gz"),), "test"
-        )
+        assert a == RawCase("a", tmp_path / "scans/a.nii.gz", (LabelFile(tmp_path / "masks/a.nii.gz"),), "test")
         assert b == RawCase("b", tmp_path / "dicom/b")
 
     def test_binary_files_and_absolute_paths(self, tmp_path: Path) -> None:
         image = tmp_path / "scans/a.nii.gz"
-        (case,) = find_cases(
-            "table", self.table(tmp_path, f"case,image,label:liver\na,{image},masks/a liver.nii.gz")
-        )
+        (case,) = find_cases("table", self.table(tmp_path, f"case,image,label:liver\na,{image},masks/a liver.nii.gz"))
         assert case.image == image
         assert case.labels == (LabelFile(tmp_path / "masks/a liver.nii.gz", "liver"),)
 
@@ -432,8 +422,6 @@ class TestSingle:
 
     def test_missing(self, tmp_path: Path) -> None:
         write(tmp_path, "ct.nii.gz")
-        assert "labels.nii.gz" in str(
-            faults("single", tmp_path, {"image": "ct.nii.gz", "label": "labels.nii.gz"})
-        )
+        assert "labels.nii.gz" in str(faults("single", tmp_path, {"image": "ct.nii.gz", "label": "labels.nii.gz"}))
         with pytest.raises(ConfigError, match="option image"):
             find_cases("single", tmp_path)

@@ -47,9 +47,7 @@ def raw_affine(
 
 def world(affine: NDArray[np.float64], voxels: NDArray[Any]) -> NDArray[np.float64]:
     """Points (3, ...) in mm of voxels (3, ...)."""
-    return np.einsum("ij,j...->i...", affine[:3, :3], voxels) + affine[:3, 3].reshape(
-        3, *[1] * (voxels.ndim - 1)
-    )
+    return np.einsum("ij,j...->i...", affine[:3, :3], voxels) + affine[:3, 3].reshape(3, *[1] * (voxels.ndim - 1))
 
 
 @pytest.mark.parametrize("degrees", [(0.0, 0.0, 0.0), TILT_DEG], ids=["straight", "oblique"])

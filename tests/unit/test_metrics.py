@@ -24,9 +24,7 @@ def box(shape: tuple[int, int, int], low: tuple[int, ...], high: tuple[int, ...]
 
 
 def sphere(shape: tuple[int, int, int], radius_mm: float, spacing_mm: tuple[float, ...]) -> Labels:
-    grids = np.meshgrid(
-        *[(np.arange(n) - n // 2) * s for n, s in zip(shape, spacing_mm, strict=True)], indexing="ij"
-    )
+    grids = np.meshgrid(*[(np.arange(n) - n // 2) * s for n, s in zip(shape, spacing_mm, strict=True)], indexing="ij")
     return (sum(g**2 for g in grids) <= radius_mm**2).astype(np.uint8)
 
 
@@ -133,9 +131,7 @@ def test_random_shapes_agree_with_monai(
     prediction, reference = blobs(seed, shape, amounts[0]), blobs(seed + 1, shape, amounts[1])
     # Not a distance of the grid: MONAI's float32 distances sit on either side of such a tolerance.
     tolerance_mm = 1.2345
-    pair = [
-        torch.from_numpy(np.stack([a == 0, a == 1])[None].astype(np.float32)) for a in (prediction, reference)
-    ]
+    pair = [torch.from_numpy(np.stack([a == 0, a == 1])[None].astype(np.float32)) for a in (prediction, reference)]
     hd95_mm = metrics.compute_hausdorff_distance(*pair, percentile=95, spacing=spacing_mm).item()
     nsd = metrics.compute_surface_dice(*pair, class_thresholds=[tolerance_mm], spacing=spacing_mm).item()
     score = score_liver(prediction, reference, spacing_mm, tolerance_mm)

@@ -16,9 +16,7 @@ AFFINE = np.diag([-0.8, -0.8, 2.5, 1.0])
 LABELS = {"liver": 1, "spleen": 2}
 
 
-def save(
-    folder: Path, name: str, labels: np.ndarray, affine: np.ndarray = AFFINE, dtype: type = np.uint8
-) -> None:
+def save(folder: Path, name: str, labels: np.ndarray, affine: np.ndarray = AFFINE, dtype: type = np.uint8) -> None:
     folder.mkdir(exist_ok=True)
     nib.save(nib.Nifti1Image(labels.astype(dtype), affine), folder / name)
 
@@ -83,9 +81,7 @@ def test_different_grids_are_refused(folders: tuple[Path, Path, Path]) -> None:
     ("values", "message"),
     [(np.full((12, 10, 8), 0.5), "whole numbers"), (np.zeros((12, 10, 8, 2)), "three axes")],
 )
-def test_files_without_labels_are_refused(
-    folders: tuple[Path, Path, Path], values: np.ndarray, message: str
-) -> None:
+def test_files_without_labels_are_refused(folders: tuple[Path, Path, Path], values: np.ndarray, message: str) -> None:
     reference, prediction, output = folders
     save(prediction, "case_a.nii.gz", values, dtype=np.float32)
     with pytest.raises(DataError, match=message):

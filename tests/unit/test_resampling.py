@@ -23,9 +23,7 @@ from mskd.resampling import (
 )
 
 
-def geometry(
-    shape: tuple[int, int, int], raw_mm: tuple[float, ...], study_mm: tuple[float, float, float]
-) -> Geometry:
+def geometry(shape: tuple[int, int, int], raw_mm: tuple[float, ...], study_mm: tuple[float, float, float]) -> Geometry:
     return Geometry.of_raw(shape, np.diag([*raw_mm, 1.0]), study_mm)
 
 
@@ -167,8 +165,7 @@ def test_labels_take_the_largest_share(shape: Any, raw_mm: Any, study_mm: Any, c
     values = [0, 1, 4, 255]
     labels = random_blobs(shape, values, seed=7)
     matrices = [
-        triangle(grid.study_positions_in_raw(axis), shape[axis], study_mm[axis] / raw_mm[axis])
-        for axis in range(3)
+        triangle(grid.study_positions_in_raw(axis), shape[axis], study_mm[axis] / raw_mm[axis]) for axis in range(3)
     ]
     shares = np.stack(
         [np.einsum("ax,by,cz,xyz->abc", *matrices, (labels == v).astype(float), optimize=True) for v in values]

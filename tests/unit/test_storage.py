@@ -102,9 +102,7 @@ class TestAtomicPath:
             write_text(tmp_path / "a" / "b.txt", "x")
         assert (tmp_path / "a").read_text() == "not a folder"
 
-    def test_cleaning_up_that_fails_hides_no_error(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_cleaning_up_that_fails_hides_no_error(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def read_only(self: Path, missing_ok: bool = False) -> None:
             raise OSError(errno.EROFS, "Read-only file system")
 
@@ -157,9 +155,7 @@ class TestManifest:
     def test_merge(self) -> None:
         one = Manifest("prepare", {"d/a": {"key": "1"}}, {"d/x": "why"})
         two = Manifest("prepare", {"d/b": {"key": "2"}})
-        assert merge([one, two]) == Manifest(
-            "prepare", {"d/a": {"key": "1"}, "d/b": {"key": "2"}}, {"d/x": "why"}
-        )
+        assert merge([one, two]) == Manifest("prepare", {"d/a": {"key": "1"}, "d/b": {"key": "2"}}, {"d/x": "why"})
         assert merge([]).entries == {}
 
 

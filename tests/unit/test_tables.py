@@ -80,9 +80,7 @@ def population() -> pd.DataFrame:
                 scores = [organ(name, float(rng.uniform(0.6, 0.9))) for name in ("liver", "<b>$_&|[red]")]
                 case = f"multi/<script>{number}"
                 frames.append(rows(scores, case, method=method, seed=seed, dataset="multi_<i>%"))
-                frames.append(
-                    rows(scores[:1], f"a/{number}", method=method, seed=seed, dataset="a", role="test")
-                )
+                frames.append(rows(scores[:1], f"a/{number}", method=method, seed=seed, dataset="a", role="test"))
     return concatenate(frames)
 
 
@@ -121,9 +119,7 @@ def test_no_rows_still_have_the_columns(tmp_path: Path) -> None:
         ("organ", "mean", "organ names other than"),
     ],
 )
-def test_a_row_that_breaks_the_contract_is_named(
-    tmp_path: Path, column: str, value: object, message: str
-) -> None:
+def test_a_row_that_breaks_the_contract_is_named(tmp_path: Path, column: str, value: object, message: str) -> None:
     frame = rows([SCORED], "case_7")
     frame[column] = value
     with pytest.raises(DataError, match=re.escape(message)) as error:
@@ -215,9 +211,7 @@ def test_formats_are_deterministic_whatever_the_order_of_rows(tmp_path: Path) ->
     shuffled = metrics.sample(frac=1.0, random_state=1)
     first = write_tables(comparison_table(metrics), tmp_path / "a", notes=["HD95: as MONAI."])
     second = write_tables(comparison_table(shuffled), tmp_path / "b", notes=["HD95: as MONAI."])
-    assert [path.name for path in first] == [
-        f"comparison.{suffix}" for suffix in ("csv", "md", "tex", "html")
-    ]
+    assert [path.name for path in first] == [f"comparison.{suffix}" for suffix in ("csv", "md", "tex", "html")]
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes()
 
@@ -271,9 +265,7 @@ def test_wide_form_and_terminal() -> None:
     chosen = of_dataset(table, "multi_<i>%", "external")
     assert list(wide_form(chosen, "dice_mean").columns) == ["<b>$_&|[red]", "liver", "mean"]
     assert list(wide_form(chosen, "n").index) == ["individual", "full_labels", "mskd"]
-    assert all(
-        "full_labels" not in methods for methods in best_methods(chosen, "dice_mean", highest=True).values()
-    )
+    assert all("full_labels" not in methods for methods in best_methods(chosen, "dice_mean", highest=True).values())
     console = Console(file=io.StringIO(), width=120, color_system=None)
     console.print(terminal_table(table, "multi_<i>%", "external", {"mskd": "[blue]ours"}))
     printed = console.file.getvalue()  # type: ignore[attr-defined]

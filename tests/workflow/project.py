@@ -87,9 +87,9 @@ class Project:
             raise AssertionError(f"{' '.join(command)}\n{done.stdout}\n{done.stderr}")
         return done
 
-    def scheduled(self) -> dict[str, int]:
+    def scheduled(self, *arguments: str) -> dict[str, int]:
         """Return how many jobs of each rule a dry run would start."""
-        done = self.snakemake("--dry-run", "--quiet", "rules")
+        done = self.snakemake("--dry-run", *arguments)
         rows = re.findall(r"^(\w+) +(\d+) *$", done.stdout + done.stderr, re.MULTILINE)
         return {rule: int(count) for rule, count in rows if rule not in ("total", "all")}
 
@@ -101,6 +101,11 @@ class Project:
                 status = path.stat()
                 found[_name(path.relative_to(self.results))] = status.st_ino, status.st_mtime_ns
         return found
+
+    def predictions(self) -> dict[str, bytes]:
+        """Return the content of every predicted label map."""
+        paths = self.results.glob("predictions/*/*/*/*/*.nii.gz")
+        return {_name(path.relative_to(self.results)): path.read_bytes() for path in paths}
 
 
 ARTEFACTS = [
