@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from mskd.cache.settings import cache_settings
-from mskd.cases import Case, by_block, fold_of_run, list_cases
+from mskd.cases import Case, by_block, check_study_cases, fold_of_run, list_cases
 from mskd.config.data import Dataset
 from mskd.config.loading import dump_study
 from mskd.config.study import Study
@@ -24,7 +24,12 @@ class Graph:
     """Jobs of a study and their dependencies, as lists of paths."""
 
     def __init__(self, study: Study) -> None:
-        """Read the cases of every dataset."""
+        """Read the cases of every dataset.
+
+        Raises:
+            ConfigError: If a dataset to train on has no training case.
+        """
+        check_study_cases(study)
         self.study, self.layout = study, Layout(study.root)
         self._cases = {
             (name, fold): list_cases(study, name, fold) for name in study.datasets for fold in range(study.runs.folds)

@@ -90,7 +90,7 @@ def student_leaves(study: Study, method: str) -> Leaves:
     }
     if {"targets", "teachers"} & needs:
         leaves["owned"] = {teacher: _values(study, study.teacher_organs(teacher)) for teacher in study.teachers}
-    if "targets" in needs:
+    if "distillation" in needs:
         leaves["distillation"] = study.method_distillation(method).model_dump(mode="json")
     return leaves
 

@@ -67,7 +67,9 @@ class Scanner(Section):
         le=2,
     )
     orientation: str = key(
-        "", "Axis codes of the stored array, such as RAS, LPS or LAS; empty for the usual one of the layout."
+        "",
+        "Axis codes of the stored array, such as RAS, LPS or LAS; empty for the usual one of the layout.",
+        example="LPS",
     )
 
     @field_validator("orientation")

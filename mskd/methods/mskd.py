@@ -20,7 +20,7 @@ from mskd.training.patches import Batch, PatchNeeds
 
 TITLE = "MS-KD"
 TRAINS = True
-NEEDS = ["targets", "features"]
+NEEDS = ["targets", "features", "distillation"]
 
 
 def build(context: MethodContext) -> Built:
