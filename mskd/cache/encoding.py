@@ -91,7 +91,7 @@ def _encode_features(
         features = projection.apply(features)
         details["explained_variance"] = projection.explained
     shape: Triple = (features.shape[1], features.shape[2], features.shape[3])
-    wanted = [max(2, settings.chunk // s) for s in stride]
+    wanted = [max(2, settings.feature_chunk // s) for s in stride]
     chunk: Triple = (min(wanted[0], shape[0]), min(wanted[1], shape[1]), min(wanted[2], shape[2]))
     # beyond the body no window was computed: nothing there may supervise
     kept = body_chunks(body, stride=stride, shape=shape, chunk=chunk)

@@ -5,7 +5,9 @@ u = σ(m / τ_c) as q = round(u (L − 1)): at τ_c no probability is wrong by m
 last code stand for everything that is saturated; they are read as u = 2⁻¹² (or less) and 1 − 2⁻¹². Spacing "margin"
 codes m itself, evenly within ±clip. For every other temperature `probability_bound` gives the exact largest error.
 
-Features. Per channel a scale s = max|f| / (2^(bits − 1) − 1), q = round(f / s): |f − q s| ≤ s / 2.
+Features. Per channel a scale s = REACH · rms(f) / (2^(bits − 1) − 1), or less where max|f| is smaller;
+q = round(f / s), cut at ±(2^(bits − 1) − 1). A few far values are cut rather than all others blurred; the largest error,
+half a step or what was cut of the largest value, is stated per channel.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 SATURATED = 2.0**-12
+REACH = 4.0
 FloatArray = npt.NDArray[np.floating[Any]]
 CodeArray = npt.NDArray[np.integer[Any]]
 
@@ -102,16 +105,22 @@ class FeatureCode:
     Attributes:
         bits: 4 or 8 bits per value.
         scale: Value of one step per channel; 0 for a channel that is zero everywhere.
+        peak: Largest |f| per channel.
     """
 
     bits: int
     scale: tuple[float, ...]
+    peak: tuple[float, ...]
 
     @classmethod
     def of(cls, features: FloatArray, bits: int) -> FeatureCode:
-        """Return the code that just holds features (C, x, y, z)."""
-        peak = np.abs(features.reshape(features.shape[0], -1)).max(axis=1, initial=0.0)
-        return cls(bits, tuple(float(np.float32(p / cls.top(bits))) for p in peak))
+        """Return the code for features (C, x, y, z)."""
+        flat = np.abs(features.reshape(features.shape[0], -1)).astype(np.float32)
+        peak = flat.max(axis=1, initial=0.0)
+        known = np.count_nonzero(flat, axis=1).clip(1)
+        reach = REACH * np.sqrt(np.square(flat, dtype=np.float64).sum(1) / known)
+        scale = np.minimum(peak, reach).astype(np.float32) / np.float32(cls.top(bits))
+        return cls(bits, tuple(float(s) for s in scale), tuple(float(p) for p in peak))
 
     @staticmethod
     def top(bits: int) -> int:
@@ -135,12 +144,14 @@ class FeatureCode:
         return codes.astype(np.float32) * np.asarray(self.scale, np.float32).reshape(-1, 1, 1, 1)
 
     def bound(self) -> list[float]:
-        """Return the largest error per channel: half a step, and what float32 rounds."""
-        return [scale * (0.5 + 1e-4) for scale in self.scale]
+        """Return the largest error per channel: half a step, or what is cut of the largest value."""
+        top = self.top(self.bits)
+        errors = (max(0.5 * s, p - top * s) for s, p in zip(self.scale, self.peak, strict=True))
+        return [error + 1e-5 * peak for error, peak in zip(errors, self.peak, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Return what a store's attributes hold."""
-        return {"kind": "feature_code", "bits": self.bits, "scale": list(self.scale)}
+        return {"kind": "feature_code", "bits": self.bits, "scale": list(self.scale), "peak": list(self.peak)}
 
 
 ROUNDING = 1e-6  # float32 arithmetic of encoding and reading
@@ -157,7 +168,8 @@ def code_from_json(data: dict[str, Any] | None) -> MarginCode | FeatureCode | No
     if data["kind"] == "margin_code":
         return MarginCode(int(data["bits"]), data["spacing"], float(data["temperature"]), float(data["clip"]))
     if data["kind"] == "feature_code":
-        return FeatureCode(int(data["bits"]), tuple(float(s) for s in data["scale"]))
+        scale, peak = (tuple(float(v) for v in data[name]) for name in ("scale", "peak"))
+        return FeatureCode(int(data["bits"]), scale, peak)
     raise ValueError(f"unknown code {data['kind']!r}")
 
 

@@ -22,7 +22,8 @@ class CacheSettings:
         feature_chunks: All chunks of the body, or those that touch a supervising region.
         dilation_mm: Reach beyond the organs within which chunks are kept.
         background_share: Share of the other chunks of the body that is kept.
-        chunk: Edge of a chunk in voxels of the study grid.
+        chunk: Edge of a chunk of margins in voxels of the study grid.
+        feature_chunk: Edge of a chunk of features, in the same voxels.
         level: Compression level of zstd.
     """
 
@@ -36,6 +37,7 @@ class CacheSettings:
     dilation_mm: float
     background_share: float
     chunk: int
+    feature_chunk: int
     level: int
 
     def to_json(self) -> dict[str, Any]:
@@ -69,8 +71,9 @@ def cache_settings(section: Cache) -> CacheSettings:
         feature_bits=merged["feature_bits"],
         feature_channels=merged["feature_channels"],
         feature_chunks=merged["feature_chunks"],
-        dilation_mm=merged.get("dilation_mm", 10.0),
-        background_share=merged.get("background_share", 0.1),
+        dilation_mm=merged.get("dilation_mm", 5.0),
+        background_share=merged.get("background_share", 0.05),
         chunk=merged["chunk"],
+        feature_chunk=merged["feature_chunk"],
         level=merged["level"],
     )

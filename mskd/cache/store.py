@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec, Crc32cCodec
+from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
 from mskd.cache.quantisation import FeatureCode, MarginCode, code_from_json
 from mskd.cache.selection import expand
@@ -233,6 +233,13 @@ def _seal(attributes: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(attributes, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
+def _compressor(dtype: np.dtype[Any], level: int) -> ZstdCodec | BloscCodec:
+    """Return zstd; for numbers of several bytes after a shuffle, which codes of one byte only pay for."""
+    if dtype.itemsize == 1:
+        return ZstdCodec(level=level)
+    return BloscCodec(cname="zstd", clevel=min(level, 9), shuffle="shuffle")
+
+
 def _create(group: zarr.Group, name: str, array: EncodedArray, level: int) -> None:
     shape = array.values.shape
     chunks = (shape[0], *(min(c, n) for c, n in zip(array.chunk, shape[1:], strict=True)))
@@ -242,7 +249,7 @@ def _create(group: zarr.Group, name: str, array: EncodedArray, level: int) -> No
         dtype=array.values.dtype,
         chunks=chunks,
         shards=tuple(-(-n // c) * c for n, c in zip(shape, chunks, strict=True)),
-        compressors=(BloscCodec(cname="zstd", clevel=level, shuffle="shuffle"), Crc32cCodec()),
+        compressors=(_compressor(array.values.dtype, level), Crc32cCodec()),
         fill_value=0,
         dimension_names=("channel", "x", "y", "z"),
         config={"write_empty_chunks": False},

@@ -26,7 +26,7 @@ class Cache(Section):
         "probability", "codes of 16 bits and less are even in σ(m / τ) at the largest temperature, or even in m"
     )
     temperatures: tuple[float, float] = key(
-        (1.0, 2.0), "smallest and largest distillation temperature that students of this cache may use"
+        (1.0, 1.0), "smallest and largest distillation temperature that students of this cache may use"
     )
     feature_bits: Literal[32, 16, 8, 4] | None = key(
         None, "bits per feature value; 32 is float32, 16 is float16", unit="bits", example=8
@@ -53,8 +53,9 @@ class Cache(Section):
         ge=0,
         le=1,
     )
-    chunk: int = key(16, "edge of a chunk at full resolution", unit="voxels", ge=8)
-    level: int = key(5, "compression level of zstd", ge=1, le=9)
+    chunk: int = key(32, "edge of a chunk of margins", unit="voxels", ge=8)
+    feature_chunk: int = key(16, "edge of a chunk of features, in voxels of full resolution", unit="voxels", ge=8)
+    level: int = key(9, "compression level of zstd", ge=1, le=9)
 
     @model_validator(mode="after")
     def _ordered(self) -> Cache:

@@ -18,7 +18,7 @@ from mskd.teachers.base import TeacherTargets
 from mskd.training.cases import MemoryBudget, TrainingCase
 
 HU_CLIP = (-100.0, 100.0)
-LOSSLESS = cache_settings(Cache(preset="lossless", chunk=8))
+LOSSLESS = cache_settings(Cache(preset="lossless", chunk=8, feature_chunk=8))
 
 
 def make_case(

@@ -70,7 +70,7 @@ def test_nan_is_refused() -> None:
     with pytest.raises(ValueError, match="NaN"):
         MarginCode(8).encode(np.float32([np.nan]))
     with pytest.raises(ValueError, match="not finite"):
-        FeatureCode(8, (1.0,)).encode(np.full((1, 1, 1, 1), np.inf, np.float32))
+        FeatureCode(8, (1.0,), (1.0,)).encode(np.full((1, 1, 1, 1), np.inf, np.float32))
 
 
 @given(
@@ -94,12 +94,23 @@ def test_feature_scale_by_hand() -> None:
     values[0, 0, 0] = [-14.0, 3.2]
     code = FeatureCode.of(values, 4)  # largest code 7: a step of 2
     assert code.scale == (2.0, 0.0)
+    assert code.bound() == pytest.approx([1.0, 0.0], abs=1e-3)
     np.testing.assert_array_equal(code.encode(values)[0, 0, 0], [-7, 2])
     np.testing.assert_array_equal(code.decode(code.encode(values))[0, 0, 0], [-14.0, 4.0])
 
 
+def test_far_values_are_cut_and_the_bound_says_so() -> None:
+    values = np.full((1, 10, 10, 10), 1.0, np.float32)
+    values[0, 0, 0, 0] = 100.0  # rms 3.32: 4 · rms = 13.3 is the largest value that is kept
+    code = FeatureCode.of(values, 4)
+    read = code.decode(code.encode(values))
+    assert read.max() == pytest.approx(4 * np.sqrt((999 + 1e4) / 1000), rel=1e-4)
+    assert np.abs(read - values).max() == pytest.approx(code.bound()[0], rel=1e-3)
+    assert np.abs(read - values)[0, 1:].max() <= code.scale[0] / 2 + 1e-6
+
+
 def test_codes_survive_json() -> None:
-    for code in [*CODES, FeatureCode(8, (0.1, 0.2))]:
+    for code in [*CODES, FeatureCode(8, (0.1, 0.2), (3.0, 4.0))]:
         assert code_from_json(code.to_json()) == code
     assert code_from_json(None) is None
     with pytest.raises(ValueError, match="unknown code"):

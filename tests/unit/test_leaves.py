@@ -32,7 +32,7 @@ NETWORKS = TEACHERS | STUDENTS
 CHANGES: list[tuple[str, Any, set[str]]] = [
     ("methods/mskd/training", {"learning_rate": 0.5}, {"student mskd"}),
     ("methods/naive_union/training", {"steps": 7}, {"student naive_union"}),
-    ("methods/mskd/distillation", {"temperature": 2.0}, {"student mskd"}),
+    ("methods/mskd/distillation", {"logit_weight": 2.0}, {"student mskd"}),
     ("methods/mskd/table", "ablation", {"tabulate"}),
     ("teachers", {"liver": {"training": {"learning_rate": 0.5}}, "spleen": {}}, {"teacher liver"}),
     ("training/learning_rate", 0.5, NETWORKS),
