@@ -28,8 +28,6 @@ BODY[4:36, 4:32, :] = True
 def settings(**changes: Any) -> CacheSettings:
     small = {"taps": ["decoder1"], "chunk": 8, "feature_chunk": 8, "temperatures": (1.0, 2.0)}
     return cache_settings(Cache(**{**small, **changes}))
-        Cache(**{"taps": ["decoder1"], "chunk": 8, "feature_chunk": 8, "temperatures": (1.0, 2.0), **changes})
-    )
 
 
 def targets() -> TeacherTargets:
