@@ -6,8 +6,8 @@ last code stand for everything that is saturated; they are read as u = 2⁻¹² 
 codes m itself, evenly within ±clip. For every other temperature `probability_bound` gives the exact largest error.
 
 Features. Per channel a scale s = REACH · rms(f) / (2^(bits − 1) − 1), or less where max|f| is smaller;
-q = round(f / s), cut at ±(2^(bits − 1) − 1). A few far values are cut rather than all others blurred; the largest error,
-half a step or what was cut of the largest value, is stated per channel.
+q = round(f / s), cut at ±(2^(bits − 1) − 1). A few far values are cut rather than all others blurred; the largest
+error, half a step or what was cut of the largest value, is stated per channel.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from mskd.cases import data_root
+from mskd.config.faults import faults_of
 from mskd.config.phantom import PhantomDataset
 from mskd.config.study import Study
 from mskd.console import progress
@@ -53,7 +54,7 @@ def make_dataset(root: Path, spec: dict[str, Any]) -> None:
     try:
         dataset = PhantomDataset.model_validate(spec)
     except ValidationError as error:
-        raise ConfigError(f"phantom: {error}") from None
+        raise ConfigError("phantom:\n" + "\n".join(map(str, faults_of(error, PhantomDataset)))) from None
     total = dataset.n_train + dataset.n_val + dataset.n_test
     leaves = dataset.model_dump(mode="json", exclude={"n_train", "n_val", "n_test"})
     key = content_key(leaves=leaves, code=stage_code(STAGE))
