@@ -33,7 +33,9 @@ def cost_table(study: Study) -> pd.DataFrame:
     layout = Layout(study.root)
     runs = study.run_names
     teachers_s = _mean([_total(layout, "train_teacher", f"*/{run}") for run in runs])
-    caching_s = _mean([_total(layout, "cache_targets", f"*/{run}/*/*") for run in runs])
+    cached_s = _mean([_total(layout, "cache_targets", f"*/{run}/*/*") for run in runs])
+    fitted_s = _mean([_total(layout, "fit_projection", f"*/{run}") for run in runs])
+    caching_s = None if cached_s is None else cached_s + (fitted_s or 0.0)
     rows = []
     for method in study.methods:
         facts = method_facts(study.method_kind(method))

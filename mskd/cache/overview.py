@@ -95,4 +95,5 @@ def preview(prepared: PreparedCase, stores: dict[str, TargetStore], path: Path) 
             break  # the first tap says enough
         for axis in row:
             axis.set_axis_off()
+            axis.invert_xaxis()  # as radiologists look: the patient's right is at the left
     save_figure(figure, path.with_suffix(""))
