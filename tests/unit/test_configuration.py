@@ -61,7 +61,7 @@ def test_overrides_merge_and_leave_the_rest() -> None:
             "training": {"steps": 10, "augmentation": {"noise_std": 0.3, "blur_mm": 2.0}},
             "methods": {
                 "mskd": {"training": {"learning_rate": 0.5, "augmentation": {"blur_mm": 1.0}}},
-                "again": {"kind": "mskd", "distillation": {"temperature": 2.0}},
+                "again": {"kind": "mskd", "distillation": {"logit_weight": 2.0}},
             },
             "teachers": {"a": {"training": {"steps": 7}}, "b": {}},
         }
@@ -70,7 +70,7 @@ def test_overrides_merge_and_leave_the_rest() -> None:
     assert (own.steps, own.learning_rate) == (10, 0.5)
     assert (own.augmentation.noise_std, own.augmentation.blur_mm) == (0.3, 1.0)
     assert study.method_training("again") == study.training
-    assert (study.method_distillation("again").temperature, study.method_distillation("mskd").temperature) == (2.0, 1.0)
+    assert (study.method_distillation("again").logit_weight, study.method_distillation("mskd").logit_weight) == (2.0, 1.0)
     assert [study.teacher_training(name).steps for name in ("a", "b")] == [7, 10]
     assert study.method_kind("again") == "mskd"
 
