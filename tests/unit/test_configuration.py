@@ -70,7 +70,8 @@ def test_overrides_merge_and_leave_the_rest() -> None:
     assert (own.steps, own.learning_rate) == (10, 0.5)
     assert (own.augmentation.noise_std, own.augmentation.blur_mm) == (0.3, 1.0)
     assert study.method_training("again") == study.training
-    assert (study.method_distillation("again").logit_weight, study.method_distillation("mskd").logit_weight) == (2.0, 1.0)
+    weights = {name: study.method_distillation(name).logit_weight for name in ("mskd", "again")}
+    assert weights == {"mskd": 1.0, "again": 2.0}
     assert [study.teacher_training(name).steps for name in ("a", "b")] == [7, 10]
     assert study.method_kind("again") == "mskd"
 
