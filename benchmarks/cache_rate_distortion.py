@@ -1,11 +1,12 @@
 """Rate and distortion of the target cache: bytes, probability error, and what the student makes of it.
 
-Reference: the network, taps, spacing and patch of the given study. Teachers are trained and cached losslessly by the
-workflow; every variant is encoded anew from those stores, and one student per seed learns from it, from the same start
+Reference: network, taps, spacing and patch of the given study, on fewer phantoms and with fewer steps, so that it fits
+into two hours of two cores. The workflow trains one teacher per dataset and caches it losslessly; every variant is
+encoded anew from those stores, and one student per seed learns from it: for a seed, all variants have the same start
 and the same patches. `online` computes the teachers in every step instead. Rows are written as they come, and what is
 there is not computed again.
 
-    python benchmarks/cache_rate_distortion.py --study config/demo.yaml --seeds 0 1 2 --jobs 2
+    python benchmarks/cache_rate_distortion.py --study config/phantom_benchmark.yaml --seeds 0 1 2 --jobs 2
 """
 
 from __future__ import annotations
@@ -63,18 +64,21 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "features near organs": {**LOSSLESS, "feature_chunks": "regions"},
 }
 WITH_STUDENT = ["lossless", "balanced", "tiny", "online"]
+RUN = "fold0-seed0"
+TRAIN_CASES, VAL_CASES, TEST_CASES = 6, 1, 8  # per dataset; the test cases are those of the external one
 
 
 def main() -> None:
     """Run everything that is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, default=Path("config/demo.yaml"))
+    parser.add_argument("--study", type=Path, default=Path("config/phantom_benchmark.yaml"))
+    parser.add_argument("--steps", type=int, default=400, help="steps of every training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time")
     parser.add_argument("--students", nargs="+", default=WITH_STUDENT, help="variants that a student learns from")
     parser.add_argument("--only-student", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
-    study = reference_study(options.study, options.seeds)
+    study = reference_study(options.study, options.steps)
     rows = study.root / "rate_distortion.jsonl"
     if options.only_student:
         variant, seed = options.only_student
@@ -88,7 +92,7 @@ def main() -> None:
             log(f"encoded {variant}")
 
     def one(job: tuple[str, int]) -> None:
-        command = [sys.executable, __file__, "--study", str(options.study), "--seeds", *map(str, options.seeds)]
+        command = [sys.executable, __file__, "--study", str(options.study), "--steps", str(options.steps)]
         subprocess.run([*command, "--only-student", job[0], str(job[1])], check=True)
 
     with ThreadPoolExecutor(options.jobs) as pool:
@@ -97,11 +101,21 @@ def main() -> None:
     write_text(Path("benchmarks/results/cache_rate_distortion.json"), json.dumps(read_rows(rows), indent=1) + "\n")
 
 
-def reference_study(path: Path, seeds: list[int]) -> Study:
-    """Return the study of the benchmark: the given one, several seeds, a lossless cache."""
+def reference_study(path: Path, steps: int) -> Study:
+    """Return the study of the benchmark: the given one, smaller, one run of the teachers, a lossless cache."""
     data = load_study(path).model_dump(mode="json")
-    data |= {"study": f"cache_benchmark_{data['study']}", "runs": {"seeds": seeds, "folds": 1}}
+    data |= {"study": f"cache_benchmark_{data['study']}", "runs": {"seeds": [0], "folds": 1}}
     data |= {"methods": {"mskd": {}}, "cache": {**data["cache"], **LOSSLESS}}
+    data["training"] |= {"steps": steps, "warmup_steps": steps // 20, "validate_every": steps}
+    data["evaluation"]["withheld"] = False
+    for dataset in data["datasets"].values():
+        dataset["withheld"] = False
+        learns = dataset["role"] == "train"
+        dataset["phantom"] |= {
+            "n_train": TRAIN_CASES if learns else 0,
+            "n_val": VAL_CASES if learns else 0,
+            "n_test": 0 if learns else TEST_CASES,
+        }
     return parse_study(data)
 
 
@@ -129,37 +143,34 @@ def teachers(study: Study, jobs: int) -> None:
 
 def blocks_of(study: Study, dataset: str) -> list[str]:
     """Return the blocks of a dataset."""
-    return sorted({case.block for case in cases_of(study, [dataset], "fold0-seed0", ["train", "val", "test"])})
+    return sorted({case.block for case in cases_of(study, [dataset], RUN, ["train", "val", "test"])})
 
 
 def encode(study: Study, variant: str, settings: CacheSettings) -> dict[str, Any]:
-    """Encode all targets of all runs as a variant; return bytes per voxel, ratio to naive float32, and errors."""
+    """Encode all targets as a variant; return bytes per voxel, ratio to naive float32, and errors."""
     size = voxels = naive = 0
     worst, total, counted = 0.0, 0.0, 0
-    for run in study.run_names:
-        cases = cases_of(study, training_datasets(study), run, ["train"])
-        for teacher in study.teachers:
-            fitted = projections(study, settings, teacher, run)
-            for case in cases:
-                source = TargetStore(lossless_path(study, teacher, run, case), case.id)
-                said = TeacherTargets(
-                    source.read(LOGITS), {tap: source.read(tap) for tap in settings.taps}, source.strides
-                )
-                path = variant_path(study, variant, teacher, run, case)
-                write_store(
-                    path,
-                    encoded(study, settings, teacher, case, said, fitted),
-                    key="-",
-                    level=settings.level,
-                    attributes={"case": case.id},
-                )
-                read = TargetStore(path, case.id)
-                error = np.abs(probability(read.read(LOGITS)) - probability(said.margins))
-                worst, total, counted = max(worst, float(error.max())), total + float(error.sum()), counted + error.size
-                size += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                voxels += int(np.prod(said.margins.shape[1:]))
-                naive += 4 * (1 + len(said.margins)) * int(np.prod(said.margins.shape[1:]))
-                naive += sum(4 * feature.size for feature in said.features.values())
+    cases = cases_of(study, training_datasets(study), RUN, ["train"])
+    for teacher in study.teachers:
+        fitted = projections(study, settings, teacher)
+        for case in cases:
+            source = TargetStore(lossless_path(study, teacher, case), case.id)
+            said = TeacherTargets(source.read(LOGITS), {tap: source.read(tap) for tap in settings.taps}, source.strides)
+            path = variant_path(study, variant, teacher, case)
+            write_store(
+                path,
+                encoded(study, settings, teacher, case, said, fitted),
+                key="-",
+                level=settings.level,
+                attributes={"case": case.id},
+            )
+            read = TargetStore(path, case.id)
+            error = np.abs(probability(read.read(LOGITS)) - probability(said.margins))
+            worst, total, counted = max(worst, float(error.max())), total + float(error.sum()), counted + error.size
+            size += sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            voxels += int(np.prod(said.margins.shape[1:]))
+            naive += 4 * (1 + len(said.margins)) * int(np.prod(said.margins.shape[1:]))
+            naive += sum(4 * feature.size for feature in said.features.values())
     return {
         "bytes_per_voxel_and_teacher": size / voxels,
         "ratio": naive / size,
@@ -187,13 +198,13 @@ def encoded(
     )
 
 
-def projections(study: Study, settings: CacheSettings, teacher: str, run: str) -> dict[str, Projection]:
+def projections(study: Study, settings: CacheSettings, teacher: str) -> dict[str, Projection]:
     """Fit the projections of a teacher from its lossless features on its own training cases."""
     if not settings.feature_channels:
         return {}
     moments: dict[str, Moments] = {}
-    for case in cases_of(study, [study.teacher_dataset(teacher)], run, ["train"])[:8]:
-        store = TargetStore(lossless_path(study, teacher, run, case), case.id)
+    for case in cases_of(study, [study.teacher_dataset(teacher)], RUN, ["train"])[:8]:
+        store = TargetStore(lossless_path(study, teacher, case), case.id)
         body = PreparedCase(Layout(study.root).prepared(case.dataset, case.block, case.name), case.id).read("body")
         for tap in settings.taps:
             stride, features = store.strides[tap], store.read(tap)
@@ -204,34 +215,33 @@ def projections(study: Study, settings: CacheSettings, teacher: str, run: str) -
 
 def student(study: Study, variant: str, seed: int) -> dict[str, Any]:
     """Train one student; return its mean Dice on the external test cases (study grid), and the time of a step."""
-    run = f"fold0-seed{seed}"
     training = study.training
     set_up(torch.device("cpu"), training.threads)
-    learn = cases_of(study, training_datasets(study), run, ["train"])
+    learn = cases_of(study, training_datasets(study), RUN, ["train"])
     external = [name for name in study.datasets if name not in training_datasets(study)]
-    test = cases_of(study, external, run, ["test"])
+    test = cases_of(study, external, RUN, ["test"])
     online = variant == "online"
-    cases = training_cases(study, learn, training, dict.fromkeys(study.teachers, run))
+    cases = training_cases(study, learn, training, dict.fromkeys(study.teachers, RUN))
     for case, listed in zip(cases, learn, strict=True):
         case.targets = {
-            name: variant_path(study, "lossless" if online else variant, name, run, listed) for name in study.teachers
+            name: variant_path(study, "lossless" if online else variant, name, listed) for name in study.teachers
         }
-    torch.manual_seed(stable_seed("student", run))
+    torch.manual_seed(stable_seed("student", seed))
     built = build(_context(study, "mskd", cases[0].stores))
     loss, needs = built.loss, built.needs
     if online:
-        loss, needs = online_loss(study, run, built.loss), PatchNeeds(align=needs.align)
+        loss, needs = online_loss(study, built.loss), PatchNeeds(align=needs.align)
     everything = training.model_copy(update={"validation_cases": len(test)})
     trainee = Trainee(
-        title=f"{variant} {run}",
+        title=f"{variant}, seed {seed}",
         network=built.network,
         auxiliary=built.auxiliary,
         loss=loss,
         validate=lambda: {},
     )
-    folder = study.root / "students" / variant.replace(" ", "_") / run
-    sampler = patches(study, cases, training, seed=stable_seed("student", run), needs=needs)
-    train(trainee, sampler, training, folder=folder, device=torch.device("cpu"), resume_key=f"{variant} {run}")
+    folder = study.root / "students" / variant.replace(" ", "_") / f"seed{seed}"
+    sampler = patches(study, cases, training, seed=stable_seed("student", seed), needs=needs)
+    train(trainee, sampler, training, folder=folder, device=torch.device("cpu"), resume_key=f"{variant}, seed {seed}")
     channels = study.label_values
     scores = validator(study, built.network, test, everything, channels, torch.device("cpu"))
     built.network.eval()
@@ -241,9 +251,9 @@ def student(study: Study, variant: str, seed: int) -> dict[str, Any]:
     return {"dice": scores()["val_dice"], "seconds_per_step": (late - early) / (last - first)}
 
 
-def online_loss(study: Study, run: str, offline: Any) -> Any:
+def online_loss(study: Study, offline: Any) -> Any:
     """Return a loss that asks the teachers about the very patch, instead of reading what they said of the volume."""
-    models = {name: load_model(Layout(study.root).teacher(name, run)).network for name in study.teachers}
+    models = {name: load_model(Layout(study.root).teacher(name, RUN)).network for name in study.teachers}
 
     def loss(batch: Batch, step: int) -> dict[str, Tensor]:
         parts, features = [], {}
@@ -260,14 +270,14 @@ def online_loss(study: Study, run: str, offline: Any) -> Any:
     return loss
 
 
-def lossless_path(study: Study, teacher: str, run: str, case: Case) -> Path:
+def lossless_path(study: Study, teacher: str, case: Case) -> Path:
     """Return the store that the workflow made."""
-    return Layout(study.root).targets(teacher, run, case.dataset, case.block, case.name)
+    return Layout(study.root).targets(teacher, RUN, case.dataset, case.block, case.name)
 
 
-def variant_path(study: Study, variant: str, teacher: str, run: str, case: Case) -> Path:
+def variant_path(study: Study, variant: str, teacher: str, case: Case) -> Path:
     """Return the store of a variant."""
-    return study.root / "variants" / variant.replace(" ", "_") / teacher / run / case.dataset / f"{case.name}.zarr"
+    return study.root / "variants" / variant.replace(" ", "_") / teacher / case.dataset / f"{case.name}.zarr"
 
 
 def probability(margin: Any) -> Any:
