@@ -69,7 +69,7 @@ class MarginCode:
 
     def decode(self, codes: CodeArray) -> npt.NDArray[np.float32]:
         """Return the margins that codes stand for."""
-        return self.margins[codes]
+        return self.margins.take(codes)  # indexing takes three times as long
 
     @cached_property
     def margins(self) -> npt.NDArray[np.float32]:

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from mskd.losses.supervision import SMOOTH, masked_mean
 from mskd.margins import margins
-from mskd.regions import Regions
+from mskd.regions import Regions, any_organ
 
 HARD_MARGIN = 20.0
 FLAT = 0.1  # least deviation of a channel, as a share of the channels' mean deviation
@@ -53,6 +53,7 @@ def logit_loss(
     normalisation: Literal["supervised", "per_region"] = "supervised",
     dice_weight: float = 1.0,
     organs: Tensor | None = None,
+    student: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the logits-wise terms, each averaged over the batch.
 
@@ -68,36 +69,39 @@ def logit_loss(
         normalisation: Mean over all supervised voxels, or the sum of the two regions' means.
         dice_weight: Weight of the Dice term.
         organs: Organs that are distilled, bool (B, K); default: all that are taught.
+        student: `margins(scores)`, where they are known already.
 
     Returns:
         "logit_organ", "logit_background" and "logit_dice"; their sum is the logits-wise loss.
     """
-    teacher = torch.sign(regions.margin) * HARD_MARGIN if hard else regions.margin
+    student = margins(scores) if student is None else student
+    teacher = (torch.sign(regions.margin) * HARD_MARGIN if hard else regions.margin).detach()
     counted = regions.taught if organs is None else regions.taught & organs
-    in_organ = regions.organ if use != "background" else torch.zeros_like(regions.organ)
-    in_background = regions.background if use != "organ" else torch.zeros_like(regions.background)
+    # products with masks of 0 and 1: on a CPU torch.where takes ten times as long
+    in_organ = regions.organ.to(student.dtype) if use != "background" else torch.zeros_like(student)
+    in_background = regions.background.to(student.dtype) * (use != "organ")
+    if dice_weight:
+        supervised = torch.maximum(in_organ, in_background)
+        distance = soft_dice_distance(torch.sigmoid(student), torch.sigmoid(teacher), supervised)
+        dice = dice_weight * (distance * counted).sum(1).mean()
     if form == "assembled":
         divergence = _assembled_kl(scores, teacher, counted, temperature)
-        in_organ = (in_organ & counted[:, :, None, None, None]).any(1, keepdim=True)
+        in_organ = (in_organ * counted[:, :, None, None, None]).amax(1, keepdim=True)
         counted = counted.any(1, keepdim=True)
     else:
-        student = margins(scores) if form == "margin" else scores[:, 1:] - scores[:, :1]
-        divergence = bernoulli_kl(teacher / temperature, student / temperature) * temperature**2
-    organ_term = organ_weight * torch.where(in_organ, divergence, 0).sum((2, 3, 4))
-    background_term = background_weight * torch.where(in_background, divergence, 0).sum((2, 3, 4))
-    n_organ, n_background = in_organ.sum((2, 3, 4)), in_background.sum((2, 3, 4))
+        compared = student if form == "margin" else scores[:, 1:] - scores[:, :1]
+        divergence = bernoulli_kl(*(m if temperature == 1 else m / temperature for m in (teacher, compared)))
+    space = (2, 3, 4)
+    organ_term = organ_weight * temperature**2 * (divergence * in_organ).sum(space)
+    background_term = background_weight * temperature**2 * (divergence * in_background).sum(space)
+    n_organ, n_background = torch.count_nonzero(in_organ, space), torch.count_nonzero(in_background, space)
     if normalisation == "supervised":
         n_organ = n_background = n_organ + n_background
     terms = {
         "logit_organ": ((organ_term / n_organ.clamp_min(1)) * counted).sum(1).mean(),
         "logit_background": ((background_term / n_background.clamp_min(1)) * counted).sum(1).mean(),
     }
-    if dice_weight:
-        counted = regions.taught if organs is None else regions.taught & organs
-        supervised = (regions.organ if use != "background" else torch.zeros_like(regions.organ)) | in_background
-        distance = soft_dice_distance(torch.sigmoid(margins(scores)), torch.sigmoid(teacher.detach()), supervised)
-        terms["logit_dice"] = dice_weight * (distance * counted).sum(1).mean()
-    return terms
+    return {**terms, "logit_dice": dice} if dice_weight else terms
 
 
 def soft_dice_distance(probability: Tensor, target: Tensor, mask: Tensor) -> Tensor:
@@ -106,11 +110,11 @@ def soft_dice_distance(probability: Tensor, target: Tensor, mask: Tensor) -> Ten
     Args:
         probability: (B, K, X, Y, Z).
         target: Probability of the same shape.
-        mask: Voxels that count, bool (B, K, X, Y, Z); an empty one gives 0.
+        mask: 1 at voxels that count, else 0, (B, K, X, Y, Z); an empty one gives 0.
     """
     space = (2, 3, 4)
-    overlap = torch.where(mask, probability * target, 0).sum(space)
-    total = torch.where(mask, probability.square() + target.square(), 0).sum(space)
+    overlap = (probability * target * mask).sum(space)
+    total = ((probability.square() + target.square()) * mask).sum(space)
     return 1 - (2 * overlap + SMOOTH) / (total + SMOOTH)
 
 
@@ -160,7 +164,7 @@ def region_at_level(
     Returns:
         Bool (B, 1, x, y, z).
     """
-    organ = regions.organ[:, organs].any(1, keepdim=True)
+    organ = any_organ(regions.organ[:, organs])
     if stride == (1, 1, 1):
         near, far = organ, regions.background
     else:
@@ -173,7 +177,7 @@ def region_at_level(
 
 
 def _assembled_kl(scores: Tensor, teacher: Tensor, counted: Tensor, temperature: float) -> Tensor:
-    """KL between softmax([0, m_1 … m_K] / τ) and softmax(s / τ), (B, 1, X, Y, Z).
+    """KL between softmax([0, m_1 … m_K] / τ) and softmax(s / τ), (B, 1, X, Y, Z), without the factor τ².
 
     Organs of which nobody speaks are no class of the target; the student's score for them joins its background.
     """
@@ -184,4 +188,4 @@ def _assembled_kl(scores: Tensor, teacher: Tensor, counted: Tensor, temperature:
     target = torch.cat((torch.zeros_like(margin[:, :1]), margin), 1)
     log_p = functional.log_softmax(target / temperature, 1)
     log_q = functional.log_softmax(student / temperature, 1)
-    return (log_p.exp() * (log_p - log_q)).sum(1, keepdim=True) * temperature**2
+    return (log_p.exp() * (log_p - log_q)).sum(1, keepdim=True)

@@ -84,13 +84,30 @@ def segmentation_terms(
     return {"supervised": deep_supervised(scores, labels, labelled, training)}
 
 
-def deep_supervised(scores: list[Tensor], labels: Tensor, labelled: Tensor, training: Training) -> Tensor:
-    """Return the supervised loss over decoder levels, weights 1, 1/2, 1/4, … normalised to sum 1."""
+def deep_supervised(
+    scores: list[Tensor], labels: Tensor, labelled: Tensor, training: Training, finest: Tensor | None = None
+) -> Tensor:
+    """Return the supervised loss over decoder levels, weights 1, 1/2, 1/4, … normalised to sum 1.
+
+    Args:
+        scores: Logits per decoder level, finest first.
+        labels: Study values, 255 ignored, (B, X, Y, Z).
+        labelled: Organs that count for each sample, bool (B, K).
+        training: Form and weights of the loss.
+        finest: Margins of the finest level, where they are known already.
+    """
     total = sum(0.5**level for level in range(len(scores)))
     loss = scores[0].new_zeros(())
     for level, score in enumerate(scores):
         step = [n // m for n, m in zip(labels.shape[1:], score.shape[2:], strict=True)]
         small = labels[:, step[0] // 2 :: step[0], step[1] // 2 :: step[1], step[2] // 2 :: step[2]]
-        term = supervised_loss(score.float(), small, labelled, form=training.loss, dice_weight=training.dice_weight)
+        term = supervised_loss(
+            score.float(),
+            small,
+            labelled,
+            form=training.loss,
+            dice_weight=training.dice_weight,
+            student=None if level else finest,
+        )
         loss = loss + 0.5**level / total * term
     return loss

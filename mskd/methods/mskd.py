@@ -8,11 +8,16 @@ everything comes from the cached targets.
 
 from __future__ import annotations
 
+from typing import cast
+
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mskd.config.distillation import Distillation
 from mskd.errors import ConfigError
 from mskd.losses.distillation import feature_loss, logit_loss, region_at_level
+from mskd.margins import margins
 from mskd.methods.base import Built, MethodContext, deep_supervised
 from mskd.networks.unet import UNet
 from mskd.regions import Regions, find_regions
@@ -38,15 +43,17 @@ def build(context: MethodContext) -> Built:
 
     def loss(batch: Batch, step: int) -> dict[str, Tensor]:
         scores, features = network.run(batch.image, list(taps), deep=context.network.deep_supervision)
+        finest = scores[0].float()
+        student = margins(finest)
         terms = {}
         if settings.supervised_weight:
-            supervised = deep_supervised(scores, batch.labels, batch.labelled, context.training)
+            supervised = deep_supervised(scores, batch.labels, batch.labelled, context.training, student)
             terms["supervised"] = settings.supervised_weight * supervised
         regions = _regions(batch, context)
         ramp = min(1.0, (step + 1) / settings.ramp_steps) if settings.ramp_steps else 1.0
         if settings.logit_weight:
             organs = None if settings.distil_labelled else ~batch.labelled
-            for name, term in _logit_terms(scores[0].float(), regions, settings, organs).items():
+            for name, term in _logit_terms(finest, student, regions, settings, organs).items():
                 terms[name] = ramp * settings.logit_weight * term
         if taps:
             for name, term in _feature_terms(features, batch, regions, projections, context, taps).items():
@@ -74,7 +81,9 @@ def _regions(batch: Batch, context: MethodContext) -> Regions:
     )
 
 
-def _logit_terms(scores: Tensor, regions: Regions, settings: Distillation, organs: Tensor | None) -> dict[str, Tensor]:
+def _logit_terms(
+    scores: Tensor, student: Tensor, regions: Regions, settings: Distillation, organs: Tensor | None
+) -> dict[str, Tensor]:
     return logit_loss(
         scores,
         regions,
@@ -87,6 +96,7 @@ def _logit_terms(scores: Tensor, regions: Regions, settings: Distillation, organ
         normalisation=settings.normalisation,
         dice_weight=settings.dice_weight,
         organs=organs,
+        student=student,
     )
 
 
@@ -103,11 +113,12 @@ def _feature_terms(
     terms: dict[str, Tensor] = {}
     for tap, stride in taps.items():
         total = batch.image.new_zeros(())
-        for teacher, owned in context.owned.items():
-            projected = projections[_name(teacher, tap)](features[tap]).float()
+        for (teacher, owned), projected in zip(
+            context.owned.items(), _project(features[tap], projections, context, tap), strict=True
+        ):
             mask = region_at_level(regions, owned, stride, settings.feature_regions)
             total = total + feature_loss(
-                projected,
+                projected.float(),
                 batch.features[teacher, tap],
                 mask,
                 kept=batch.kept.get((teacher, tap)),
@@ -116,6 +127,14 @@ def _feature_terms(
             )
         terms[f"feature_{tap}"] = total
     return terms
+
+
+def _project(feature: Tensor, projections: nn.ModuleDict, context: MethodContext, tap: str) -> list[Tensor]:
+    """Return φ of every teacher, computed as one convolution."""
+    layers = cast(list[nn.Conv3d], [projections[_name(teacher, tap)] for teacher in context.owned])
+    weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
+    joined = functional.conv3d(feature, weight, bias)
+    return list(torch.split(joined, [layer.out_channels for layer in layers], 1))
 
 
 def _feature_taps(context: MethodContext) -> dict[str, tuple[int, int, int]]:

@@ -157,29 +157,32 @@ class PatchDataset(Dataset[Batch]):
         first = [s + b for s, b in zip(start, box_start, strict=True)]
         low, high = self.hu_clip
 
-        def move(values: Tensor, stride: Triple = (1, 1, 1), *, nearest: bool = False) -> Tensor:
+        def move(parts: list[Tensor], stride: Triple = (1, 1, 1), *, nearest: bool = False) -> list[Tensor]:
+            # one call for all channels of a grid: where values are interpolated from is computed once
+            values = torch.cat(parts) if len(parts) > 1 else parts[0]
             if positions is not None:
                 values = resample(values.float(), positions, box_start, stride, nearest=nearest)
-            return turn(values, change).contiguous()
+            return list(torch.split(turn(values, change).contiguous(), [len(part) for part in parts]))
 
         hu = case.patch("image", first, box_size, low)
-        image = move(torch.from_numpy(normalise(hu, (low, high)))[None])
-        found = torch.from_numpy(case.patch(self.needs.labels, first, box_size, IGNORE))[None]
-        labels = move(found, nearest=True).to(torch.uint8)[0]
-        margins, features, kept = None, {}, {}
+        full = [torch.from_numpy(normalise(hu, (low, high)))[None]]
         if self.needs.logits:
-            parts = [case.target_patch(teacher, "logits", first, box_size) for teacher in case.targets]
-            margins = move(torch.from_numpy(np.concatenate(parts)).float())
+            full += [torch.from_numpy(case.target_patch(name, "logits", first, box_size)) for name in case.targets]
+        image, *margins = move(full)
+        found = torch.from_numpy(case.patch(self.needs.labels, first, box_size, IGNORE))[None]
+        labels = move([found], nearest=True)[0].to(torch.uint8)[0]
+        features, kept = {}, {}
         for tap, stride in (self.needs.taps or {}).items():
             where = [f // s for f, s in zip(first, stride, strict=True)]
             small = [n // s for n, s in zip(box_size, stride, strict=True)]
-            for teacher in case.targets:
-                values = torch.from_numpy(case.target_patch(teacher, tap, where, small)).float()
-                features[teacher, tap] = move(values, stride)
-                cells = torch.from_numpy(case.stores[teacher].kept(tap, where, small))[None]
-                # a cell counts where everything that it was interpolated from is there
-                kept[teacher, tap] = move(cells.float(), stride) > WHOLE
-        return image, labels, margins, features, kept
+            values = [torch.from_numpy(case.target_patch(name, tap, where, small)) for name in case.targets]
+            cells = [torch.from_numpy(case.stores[name].kept(tap, where, small))[None].float() for name in case.targets]
+            moved = move([*values, *cells], stride)
+            features.update({(name, tap): value for name, value in zip(case.targets, moved, strict=False)})
+            # a cell counts where everything that it was interpolated from is there
+            known = moved[len(values) :]
+            kept.update({(name, tap): cell > WHOLE for name, cell in zip(case.targets, known, strict=True)})
+        return image, labels, torch.cat(margins) if margins else None, features, kept
 
 
 def collate(samples: list[Batch]) -> Batch:
