@@ -61,7 +61,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "features 4 bits": {**LOSSLESS, "feature_bits": 4},
     "features 4 components": {**LOSSLESS, "feature_channels": 4},
     "features 2 components": {**LOSSLESS, "feature_channels": 2},
-    "features near organs": {**LOSSLESS, "feature_chunks": "regions"},
+    "features near organs": {**LOSSLESS, "feature_boxes": "regions"},
 }
 WITH_STUDENT = ["lossless", "balanced", "tiny", "online"]
 RUN = "fold0-seed0"
@@ -121,7 +121,7 @@ def reference_study(path: Path, steps: int) -> Study:
 
 def settings_of(study: Study, keys: dict[str, Any]) -> Cache:
     """Return the cache section of a variant."""
-    return Cache(taps=study.cache.taps, chunk=study.cache.chunk, level=study.cache.level, **keys)
+    return Cache(taps=study.cache.taps, **keys)
 
 
 def teachers(study: Study, jobs: int) -> None:
@@ -138,7 +138,7 @@ def teachers(study: Study, jobs: int) -> None:
             for name in wanted
             for block in blocks_of(study, name)
         ]
-        subprocess.run([*command, *targets], check=True)
+        subprocess.run([*command, "--", *targets], check=True)
 
 
 def blocks_of(study: Study, dataset: str) -> list[str]:
@@ -160,9 +160,10 @@ def encode(study: Study, variant: str, settings: CacheSettings) -> dict[str, Any
             write_store(
                 path,
                 encoded(study, settings, teacher, case, said, fitted),
-                key="-",
+                key=source.attributes["key"],
                 level=settings.level,
-                attributes={"case": case.id},
+                affine=np.asarray(source.attributes["arrays"][LOGITS]["affine"]),
+                attributes={**own_attributes(source), "settings": settings.to_json()},
             )
             read = TargetStore(path, case.id)
             error = np.abs(probability(read.read(LOGITS)) - probability(said.margins))
@@ -178,6 +179,12 @@ def encode(study: Study, variant: str, settings: CacheSettings) -> dict[str, Any
         "mean_probability_error": total / counted,
         "settings": settings.to_json(),
     }
+
+
+def own_attributes(store: TargetStore) -> dict[str, Any]:
+    """Return the attributes that the stage gave, so that variants carry the same metadata as a cache does."""
+    names = ("case", "teacher", "run", "organs", "teacher_digest", "spacing_mm", "code")
+    return {name: store.attributes[name] for name in names}
 
 
 def encoded(

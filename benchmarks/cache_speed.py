@@ -114,7 +114,14 @@ def writing(study: Study, cases: list[Case]) -> dict[str, Any]:
                 projections=projections,
                 seed=case.id,
             )
-            write_store(Path(folder) / f"{case.name}.zarr", arrays, key="-", level=settings.level, attributes={})
+            write_store(
+                Path(folder) / f"{case.name}.zarr",
+                arrays,
+                key="-",
+                level=settings.level,
+                affine=source.geometry.affine,
+                attributes={},
+            )
             end = time.perf_counter()
             infer_s.append(middle - start)
             write_s.append(end - middle)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -50,8 +51,8 @@ def array_digest(*arrays: npt.NDArray[Any]) -> str:
     return digest.hexdigest()
 
 
-def made_by() -> dict[str, str]:
-    """Return the versions that an artefact records; no time, host, user or patient."""
+@cache
+def _versions() -> dict[str, str]:
     versions = {"mskd": __version__, "python": platform.python_version()}
     for package in RECORDED_PACKAGES:
         try:
@@ -59,6 +60,11 @@ def made_by() -> dict[str, str]:
         except PackageNotFoundError:
             versions[package] = "not installed"
     return versions
+
+
+def made_by() -> dict[str, str]:
+    """Return the versions that an artefact records; no time, host, user or patient."""
+    return dict(_versions())
 
 
 def _plain(value: Any) -> Any:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mskd.cache.projection import Projection
 from mskd.cache.quantisation import FeatureCode, MarginCode
-from mskd.cache.selection import body_chunks, expand, kept_chunks
+from mskd.cache.selection import body_boxes, expand, kept_boxes
 from mskd.cache.settings import CacheSettings
 from mskd.cache.store import LOGITS, EncodedArray
 from mskd.teachers.base import TeacherTargets
@@ -70,9 +70,9 @@ def _encode_margins(margins: npt.NDArray[Any], settings: CacheSettings) -> Encod
     chunk = (settings.chunk, settings.chunk, settings.chunk)
     details: dict[str, Any] = {"temperatures": list(settings.temperatures)}
     if code is None:
-        return EncodedArray(margins.astype(np.float32), None, (1, 1, 1), chunk, None, details)
+        return EncodedArray(margins.astype(np.float32), None, (1, 1, 1), chunk, None, chunk, details)
     details["probability_bound"] = {str(t): code.probability_bound(t) for t in settings.temperatures}
-    return EncodedArray(code.encode(margins), code, (1, 1, 1), chunk, None, details)
+    return EncodedArray(code.encode(margins), code, (1, 1, 1), chunk, None, chunk, details)
 
 
 def _encode_features(
@@ -91,24 +91,26 @@ def _encode_features(
         features = projection.apply(features)
         details["explained_variance"] = projection.explained
     shape: Triple = (features.shape[1], features.shape[2], features.shape[3])
-    wanted = [max(2, settings.feature_chunk // s) for s in stride]
-    chunk: Triple = (min(wanted[0], shape[0]), min(wanted[1], shape[1]), min(wanted[2], shape[2]))
+    chunk, box = (
+        (max(2, edge // stride[0]), max(2, edge // stride[1]), max(2, edge // stride[2]))
+        for edge in (settings.chunk, settings.feature_box)
+    )
     # beyond the body no window was computed: nothing there may supervise
-    kept = body_chunks(body, stride=stride, shape=shape, chunk=chunk)
-    if settings.feature_chunks == "regions":
-        kept = kept_chunks(
+    kept = body_boxes(body, stride=stride, shape=shape, box=box)
+    if settings.feature_boxes == "regions":
+        kept = kept_boxes(
             region,
             body,
             stride=stride,
             shape=shape,
-            chunk=chunk,
+            box=box,
             dilation_voxels=[ceil(settings.dilation_mm / s) for s in spacing_mm],
             background_share=settings.background_share,
             seed=seed,
         )
-        features = np.where(expand(kept, chunk, (0, 0, 0), shape), features, 0)
+        features = np.where(expand(kept, box, (0, 0, 0), shape), features, 0)
     if settings.feature_bits in FEATURE_TYPES:
         values = features.astype(FEATURE_TYPES[settings.feature_bits])
-        return EncodedArray(values, None, stride, chunk, kept, details)
+        return EncodedArray(values, None, stride, chunk, kept, box, details)
     code = FeatureCode.of(features, settings.feature_bits)
-    return EncodedArray(code.encode(features), code, stride, chunk, kept, {**details, "value_bound": code.bound()})
+    return EncodedArray(code.encode(features), code, stride, chunk, kept, box, {**details, "value_bound": code.bound()})

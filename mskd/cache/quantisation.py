@@ -30,7 +30,7 @@ class MarginCode:
     """How margins become codes.
 
     Attributes:
-        bits: 4, 8 or 16.
+        bits: 2, 4, 8 or 16.
         spacing: "probability": even in σ(m / temperature); "margin": even in m.
         temperature: τ_c of spacing "probability".
         clip: Largest |m| of spacing "margin".
@@ -120,7 +120,8 @@ class FeatureCode:
         known = np.count_nonzero(flat, axis=1).clip(1)
         reach = REACH * np.sqrt(np.square(flat, dtype=np.float64).sum(1) / known)
         scale = np.minimum(peak, reach).astype(np.float32) / np.float32(cls.top(bits))
-        return cls(bits, tuple(float(s) for s in scale), tuple(float(p) for p in peak))
+        # the shortest decimals that read back as the same float32
+        return cls(bits, tuple(float(str(s)) for s in scale), tuple(float(str(p)) for p in peak))
 
     @staticmethod
     def top(bits: int) -> int:
@@ -147,7 +148,7 @@ class FeatureCode:
         """Return the largest error per channel: half a step, or what is cut of the largest value."""
         top = self.top(self.bits)
         errors = (max(0.5 * s, p - top * s) for s, p in zip(self.scale, self.peak, strict=True))
-        return [error + 1e-5 * peak for error, peak in zip(errors, self.peak, strict=True)]
+        return [float(f"{1.001 * (error + 1e-5 * peak):.4g}") for error, peak in zip(errors, self.peak, strict=True)]
 
     def to_json(self) -> dict[str, Any]:
         """Return what a store's attributes hold."""

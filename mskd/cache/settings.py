@@ -14,16 +14,16 @@ class CacheSettings:
 
     Attributes:
         taps: Taps whose features are stored.
-        margin_bits: 32 (float32), 16, 8 or 4.
+        margin_bits: 32 (float32), 16, 8, 4 or 2.
         margin_spacing: How codes of 16 bits and less are spaced.
         temperatures: Smallest and largest temperature that students may use.
         feature_bits: 32 (float32), 16 (float16), 8 or 4.
         feature_channels: Channels that features are projected to; 0 keeps all.
-        feature_chunks: All chunks of the body, or those that touch a supervising region.
-        dilation_mm: Reach beyond the organs within which chunks are kept.
-        background_share: Share of the other chunks of the body that is kept.
-        chunk: Edge of a chunk of margins in voxels of the study grid.
-        feature_chunk: Edge of a chunk of features, in the same voxels.
+        feature_boxes: All boxes of the body, or those that touch a supervising region.
+        dilation_mm: Reach beyond the organs within which boxes are kept.
+        background_share: Share of the other boxes of the body that is kept.
+        chunk: Edge of a chunk in voxels of the study grid.
+        feature_box: Edge of the boxes in which features are kept or left out, in the same voxels.
         level: Compression level of zstd.
     """
 
@@ -33,11 +33,11 @@ class CacheSettings:
     temperatures: tuple[float, float]
     feature_bits: int
     feature_channels: int
-    feature_chunks: Literal["all", "regions"]
+    feature_boxes: Literal["all", "regions"]
     dilation_mm: float
     background_share: float
     chunk: int
-    feature_chunk: int
+    feature_box: int
     level: int
 
     def to_json(self) -> dict[str, Any]:
@@ -45,16 +45,33 @@ class CacheSettings:
         return {**asdict(self), "taps": list(self.taps), "temperatures": list(self.temperatures)}
 
 
+COMMON: dict[str, Any] = {"chunk": 32, "level": 9, "dilation_mm": 5.0, "background_share": 0.05}
 PRESETS: dict[str, dict[str, Any]] = {
-    "lossless": {"margin_bits": 32, "feature_bits": 32, "feature_channels": 0, "feature_chunks": "all"},
-    "balanced": {"margin_bits": 4, "feature_bits": 4, "feature_channels": 4, "feature_chunks": "regions"},
-    "tiny": {
+    "lossless": {
+        **COMMON,
+        "margin_bits": 32,
+        "feature_bits": 32,
+        "feature_channels": 0,
+        "feature_boxes": "all",
+        "level": 3,
+    },
+    "balanced": {
+        **COMMON,
         "margin_bits": 4,
         "feature_bits": 4,
-        "feature_channels": 2,
-        "feature_chunks": "regions",
+        "feature_channels": 4,
+        "feature_boxes": "regions",
+    },
+    "tiny": {
+        **COMMON,
+        "margin_bits": 2,
+        "feature_bits": 4,
+        "feature_channels": 1,
+        "feature_boxes": "regions",
         "dilation_mm": 0.0,
         "background_share": 0.0,
+        "chunk": 64,
+        "level": 19,
     },
 }
 
@@ -70,10 +87,10 @@ def cache_settings(section: Cache) -> CacheSettings:
         temperatures=(merged["temperatures"][0], merged["temperatures"][1]),
         feature_bits=merged["feature_bits"],
         feature_channels=merged["feature_channels"],
-        feature_chunks=merged["feature_chunks"],
-        dilation_mm=merged.get("dilation_mm", 5.0),
-        background_share=merged.get("background_share", 0.05),
+        feature_boxes=merged["feature_boxes"],
+        dilation_mm=merged["dilation_mm"],
+        background_share=merged["background_share"],
         chunk=merged["chunk"],
-        feature_chunk=merged["feature_chunk"],
+        feature_box=merged["feature_box"],
         level=merged["level"],
     )

@@ -42,7 +42,8 @@ class EncodedArray:
         code: How codes are read; None for values as they are.
         stride: Voxels of the study grid per cell, per axis.
         chunk: Cells per chunk.
-        kept: Which chunks of features are stored, bool per chunk; None for margins, which are stored everywhere.
+        kept: Which boxes of features are stored, bool per box; None for margins, which are stored everywhere.
+        box: Cells per box of `kept`.
         details: What else the attributes say of it (error bounds, projection).
     """
 
@@ -51,11 +52,18 @@ class EncodedArray:
     stride: Triple
     chunk: Triple
     kept: npt.NDArray[np.bool_] | None
+    box: Triple
     details: dict[str, Any]
 
 
 def write_store(
-    path: Path, arrays: dict[str, EncodedArray], *, key: str, level: int, attributes: dict[str, Any]
+    path: Path,
+    arrays: dict[str, EncodedArray],
+    *,
+    key: str,
+    level: int,
+    affine: npt.NDArray[np.floating[Any]],
+    attributes: dict[str, Any],
 ) -> str:
     """Write a store under a temporary name, then rename it.
 
@@ -64,12 +72,13 @@ def write_store(
         arrays: By name: "logits", "features/<tap>".
         key: Content key.
         level: Compression level of zstd.
+        affine: From voxels of the study grid to mm (RAS), (4, 4).
         attributes: Case, teacher, organs, provenance: anything that JSON can hold.
 
     Returns:
         Digest of everything that a reader gets from the store.
     """
-    with atomic_path(path) as part:
+    with atomic_path(path) as part, zarr.config.set({"json_indent": None}):
         group = zarr.open_group(part, mode="w", zarr_format=3)
         described, digests = {}, {}
         for name, array in arrays.items():
@@ -77,7 +86,8 @@ def write_store(
             described[name] = {
                 "code": array.code.to_json() if array.code else None,
                 "stride": list(array.stride),
-                "kept": None if array.kept is None else _pack(array.kept),
+                "affine": _cell_affine(affine, array.stride).tolist(),
+                "kept": None if array.kept is None else {"box": list(array.box), **_pack(array.kept)},
                 **array.details,
             }
             digests[name] = [array_digest(array.values), described[name]]
@@ -177,13 +187,13 @@ class TargetStore:
 
     def kept(self, tap: str, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[np.bool_]:
         """Return which cells of a box of a tap's grid are stored, (x, y, z)."""
-        chunk = self.arrays[tap].chunks
-        return expand(self._kept_chunks[tap], (chunk[1], chunk[2], chunk[3]), start, size)
+        boxes, box = self._kept_boxes[tap]
+        return expand(boxes, box, start, size)
 
     @cached_property
-    def _kept_chunks(self) -> dict[str, npt.NDArray[np.bool_]]:
+    def _kept_boxes(self) -> dict[str, tuple[npt.NDArray[np.bool_], Triple]]:
         packed = {name.removeprefix("features/"): d["kept"] for name, d in self._described.items()}
-        return {name: _unpack(text) for name, text in packed.items() if text is not None}
+        return {name: (_unpack(p), (p["box"][0], p["box"][1], p["box"][2])) for name, p in packed.items() if p}
 
     @property
     def _described(self) -> dict[str, dict[str, Any]]:
@@ -255,6 +265,13 @@ def _create(group: zarr.Group, name: str, array: EncodedArray, level: int) -> No
         config={"write_empty_chunks": False},
     )
     created[...] = array.values
+
+
+def _cell_affine(affine: npt.NDArray[np.floating[Any]], stride: Triple) -> npt.NDArray[np.floating[Any]]:
+    """Return the affine of a grid whose cells each cover `stride` voxels, from cell centres to mm."""
+    step = np.diag([*stride, 1.0])
+    step[:3, 3] = (np.asarray(stride) - 1) / 2
+    return np.asarray(affine @ step)
 
 
 def _pack(kept: npt.NDArray[np.bool_]) -> dict[str, Any]:

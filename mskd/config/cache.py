@@ -21,7 +21,7 @@ class Cache(Section):
     splits: list[Literal["train", "val", "test"]] = key(
         lambda: ["train"], "cases of the training datasets that are cached"
     )
-    margin_bits: Literal[32, 16, 8, 4] | None = key(None, "bits per margin; 32 is float32", unit="bits", example=8)
+    margin_bits: Literal[32, 16, 8, 4, 2] | None = key(None, "bits per margin; 32 is float32", unit="bits", example=8)
     margin_spacing: Literal["probability", "margin"] = key(
         "probability", "codes of 16 bits and less are even in σ(m / τ) at the largest temperature, or even in m"
     )
@@ -38,24 +38,41 @@ class Cache(Section):
         example=8,
         ge=0,
     )
-    feature_chunks: Literal["all", "regions"] | None = key(
+    feature_boxes: Literal["all", "regions"] | None = key(
         None,
-        "all: every chunk of the body; regions: chunks that touch a supervising region",
+        "all: every box of the body; regions: boxes that touch a supervising region",
         example="regions",
     )
     dilation_mm: float | None = key(
-        None, "regions: reach beyond the organs; default 10, of the preset tiny 0", unit="mm", example=10.0, ge=0
+        None, "regions: reach beyond the organs; default 5, of the preset tiny 0", unit="mm", example=10.0, ge=0
     )
     background_share: float | None = key(
         None,
-        "regions: share of the other chunks of the body; default 0.1, of the preset tiny 0",
+        "regions: share of the other boxes of the body; default 0.05, of the preset tiny 0",
         example=0.1,
         ge=0,
         le=1,
     )
-    chunk: int = key(32, "edge of a chunk of margins", unit="voxels", ge=8)
-    feature_chunk: int = key(16, "edge of a chunk of features, in voxels of full resolution", unit="voxels", ge=8)
-    level: int = key(9, "compression level of zstd", ge=1, le=9)
+    chunk: int | None = key(
+        None,
+        "edge of a chunk, in voxels of full resolution; default 32, of the preset tiny 64",
+        unit="voxels",
+        example=32,
+        ge=8,
+    )
+    feature_box: int = key(
+        16,
+        "edge of the boxes in which features are kept or left out, in voxels of full resolution",
+        unit="voxels",
+        ge=8,
+    )
+    level: int | None = key(
+        None,
+        "compression level of zstd; default 9, of the preset tiny 19, of the preset lossless 3",
+        example=9,
+        ge=1,
+        le=22,
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Cache:

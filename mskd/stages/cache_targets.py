@@ -120,9 +120,9 @@ def _write(
         "run": origin[1],
         "organs": teacher.organs,
         "teacher_digest": teacher.digest,
-        "affine": source.geometry.affine.tolist(),
         "spacing_mm": list(study.preprocessing.spacing_mm),
         "settings": settings.to_json(),
         "code": stage_code(STAGE),
     }
-    return write_store(path, arrays, key=key, level=settings.level, attributes=attributes)
+    affine = source.geometry.affine
+    return write_store(path, arrays, key=key, level=settings.level, affine=affine, attributes=attributes)

@@ -18,7 +18,7 @@ from mskd.teachers.base import TeacherTargets
 from mskd.training.cases import MemoryBudget, TrainingCase
 
 HU_CLIP = (-100.0, 100.0)
-LOSSLESS = cache_settings(Cache(preset="lossless", chunk=8, feature_chunk=8))
+LOSSLESS = cache_settings(Cache(preset="lossless", chunk=8, feature_box=8))
 
 
 def make_case(
@@ -60,5 +60,5 @@ def make_case(
             projections={},
             seed=case,
         )
-        write_store(stores[teacher], encoded, key="k", level=1, attributes={"case": case})
+        write_store(stores[teacher], encoded, key="k", level=1, affine=np.eye(4), attributes={"case": case})
     return TrainingCase(case, dataset, path, labelled, stores, budget=MemoryBudget(budget_bytes))

@@ -31,8 +31,8 @@ for case in range({CASES}):
     if stored_content(path, f"key{{case}}") is None:
         rng = np.random.default_rng(case)
         values = rng.integers(0, 255, (2, 64, 64, 64), dtype=np.uint8)
-        write_store(path, {{"logits": EncodedArray(values, None, (1, 1, 1), (16, 16, 16), None, {{}})}},
-                    key=f"key{{case}}", level=5, attributes={{"case": f"d/case{{case}}"}})
+        write_store(path, {{"logits": EncodedArray(values, None, (1, 1, 1), (16, 16, 16), None, (16, 16, 16), {{}})}},
+                    key=f"key{{case}}", level=5, affine=np.eye(4), attributes={{"case": f"d/case{{case}}"}})
         print("made", case, flush=True)
 """
 

@@ -36,8 +36,12 @@ def arrays() -> dict[str, EncodedArray]:
     stored[:, :2] = 0
     details = {"temperatures": [1.0, 2.0]}
     return {
-        "logits": EncodedArray(margin_code.encode(margins()), margin_code, (1, 1, 1), (4, 4, 4), None, details),
-        "features/decoder1": EncodedArray(feature_code.encode(stored), feature_code, (2, 2, 2), (2, 2, 2), kept, {}),
+        "logits": EncodedArray(
+            margin_code.encode(margins()), margin_code, (1, 1, 1), (4, 4, 4), None, (4, 4, 4), details
+        ),
+        "features/decoder1": EncodedArray(
+            feature_code.encode(stored), feature_code, (2, 2, 2), (4, 4, 4), kept, (2, 2, 2), {}
+        ),
     }
 
 
@@ -60,4 +64,6 @@ def test_the_present_version_has_a_fixture() -> None:
 
 
 if __name__ == "__main__":
-    write_store(FIXTURES / f"{FORMAT}.zarr", arrays(), key="golden", level=5, attributes={"case": "golden/a"})
+    write_store(
+        FIXTURES / f"{FORMAT}.zarr", arrays(), key="golden", level=5, affine=np.eye(4), attributes={"case": "golden/a"}
+    )

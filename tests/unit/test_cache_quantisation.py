@@ -12,7 +12,7 @@ from mskd.cache.quantisation import FeatureCode, MarginCode, code_from_json
 
 CODES = [
     MarginCode(bits, spacing, temperature)
-    for bits in (4, 8, 16)
+    for bits in (2, 4, 8, 16)
     for spacing in ("probability", "margin")
     for temperature in (1.0, 2.0)
 ]
@@ -42,7 +42,7 @@ def test_margin_bound_is_reached(code: MarginCode, temperature: float) -> None:
     assert error >= 0.98 * code.probability_bound(temperature) - 2e-5
 
 
-@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("bits", [2, 4, 8])
 def test_at_its_own_temperature_the_bound_is_half_a_step(bits: int) -> None:
     for temperature in (1.0, 2.0):
         code = MarginCode(bits, "probability", temperature)

@@ -12,7 +12,7 @@ import zarr
 
 from mskd.cache.encoding import encode_targets
 from mskd.cache.projection import Moments
-from mskd.cache.selection import expand, kept_chunks
+from mskd.cache.selection import expand, kept_boxes
 from mskd.cache.settings import CacheSettings, cache_settings
 from mskd.cache.store import TargetStore, stored_content, write_store
 from mskd.cache.verification import Expected, check_store, check_stores, leftovers, remove_faulty
@@ -21,12 +21,13 @@ from mskd.errors import MissingArtefactError
 from mskd.teachers.base import TeacherTargets
 
 SHAPE = (40, 36, 28)
+AFFINE = np.diag([2.0, 2.0, 2.0, 1.0])
 BODY = np.zeros(SHAPE, bool)
 BODY[4:36, 4:32, :] = True
 
 
 def settings(**changes: Any) -> CacheSettings:
-    small = {"taps": ["decoder1"], "chunk": 8, "feature_chunk": 8, "temperatures": (1.0, 2.0)}
+    small = {"taps": ["decoder1"], "chunk": 8, "feature_box": 8, "temperatures": (1.0, 2.0)}
     return cache_settings(Cache(**{**small, **changes}))
 
 
@@ -52,7 +53,7 @@ def encode(chosen: CacheSettings, said: TeacherTargets, **changes: Any) -> dict[
 
 def write(path: Path, chosen: CacheSettings, **changes: Any) -> str:
     arrays = encode(chosen, targets(), **changes)
-    return write_store(path, arrays, key="k", level=chosen.level, attributes={"case": "liver/a"})
+    return write_store(path, arrays, key="k", level=chosen.level, affine=AFFINE, attributes={"case": "liver/a"})
 
 
 def sigmoid(x: np.ndarray) -> np.ndarray:
@@ -71,7 +72,7 @@ def test_lossless_gives_back_the_same_floats(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bits", [16, 8, 4])
 @pytest.mark.parametrize("feature_bits", [16, 8, 4])
 def test_codes_err_no_more_than_the_store_says(tmp_path: Path, bits: int, feature_bits: int) -> None:
-    chosen = settings(margin_bits=bits, feature_bits=feature_bits, feature_channels=0, feature_chunks="all")
+    chosen = settings(margin_bits=bits, feature_bits=feature_bits, feature_channels=0, feature_boxes="all")
     write(tmp_path / "a.zarr", chosen)
     store = TargetStore(tmp_path / "a.zarr", "liver/a")
     stated = store.attributes["arrays"]
@@ -98,7 +99,7 @@ def test_features_are_kept_near_the_organ_and_in_a_sample_of_the_background(tmp_
     write(tmp_path / "a.zarr", chosen)
     store = TargetStore(tmp_path / "a.zarr", "liver/a")
     kept = store.kept("decoder1", (0, 0, 0), (20, 18, 14))
-    # the organ, 10–20 at full resolution, one voxel more by dilation, is cells 4–10: chunks 1–2 of 4 cells
+    # the organ, 10–20 at full resolution, one voxel more by dilation, is cells 4–10: boxes 1–2 of 4 cells
     expected = np.zeros((20, 18, 14), bool)
     expected[4:12, 4:12, 4:12] = True
     np.testing.assert_array_equal(kept, expected)
@@ -120,18 +121,18 @@ def test_background_sample_is_the_same_for_all_teachers() -> None:
     arguments: dict[str, Any] = {
         "stride": (2, 2, 2),
         "shape": (20, 18, 14),
-        "chunk": (2, 2, 2),
+        "box": (2, 2, 2),
         "dilation_voxels": (0, 0, 0),
         "background_share": 0.3,
     }
-    first = kept_chunks(region, BODY, seed="liver/a/decoder1", **arguments)
+    first = kept_boxes(region, BODY, seed="liver/a/decoder1", **arguments)
     organ = region.copy()
     organ[10:14, 10:14, 10:14] = True
-    second = kept_chunks(organ, BODY, seed="liver/a/decoder1", **arguments)
-    other = kept_chunks(region, BODY, seed="liver/b/decoder1", **arguments)
+    second = kept_boxes(organ, BODY, seed="liver/a/decoder1", **arguments)
+    other = kept_boxes(region, BODY, seed="liver/b/decoder1", **arguments)
     assert (first <= second).all()
     assert (first != other).any()
-    inside = kept_chunks(region, BODY, seed="liver/a/decoder1", **{**arguments, "background_share": 1.0})
+    inside = kept_boxes(region, BODY, seed="liver/a/decoder1", **{**arguments, "background_share": 1.0})
     assert 0.2 < first.sum() / inside.sum() < 0.4
     assert not first[0].any()  # nothing outside the body
 
