@@ -34,7 +34,7 @@ from mskd.config.loading import load_study, parse_study
 from mskd.config.study import Study
 from mskd.console import log
 from mskd.device import set_up, stable_seed
-from mskd.layout import Layout
+from mskd.layout import Layout, target_place
 from mskd.margins import margins
 from mskd.methods.mskd import build
 from mskd.models import load_model
@@ -279,7 +279,7 @@ def online_loss(study: Study, offline: Any) -> Any:
 
 def lossless_path(study: Study, teacher: str, case: Case) -> Path:
     """Return the store that the workflow made."""
-    return Layout(study.root).targets(teacher, RUN, case.dataset, case.block, case.name)
+    return Path(target_place(study.cache_root, teacher, RUN, case.dataset, case.block, case.name))
 
 
 def variant_path(study: Study, variant: str, teacher: str, case: Case) -> Path:

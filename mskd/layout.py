@@ -6,6 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 
+def target_place(cache_root: str, teacher: str, run: str, dataset: str, block: str, case: str) -> str:
+    """Return the path or URL of a teacher's target store for a case; `Study.cache_root` may be a URL."""
+    return f"{cache_root}/{teacher}/{run}/{dataset}/{block}/{case}.zarr"
+
+
 @dataclass(frozen=True)
 class Layout:
     """Paths below results/<study>/; a case id is `<dataset>/<case>`."""
@@ -27,10 +32,6 @@ class Layout:
     def student(self, method: str, run: str) -> Path:
         """Model folder of a method's network."""
         return self.root / "models" / method / run
-
-    def targets(self, teacher: str, run: str, dataset: str, block: str, case: str) -> Path:
-        """Target store of a teacher for a case."""
-        return self.root / "cache" / teacher / run / dataset / block / f"{case}.zarr"
 
     def projection(self, teacher: str, run: str) -> Path:
         """Projection of a teacher's features."""

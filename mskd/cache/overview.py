@@ -31,12 +31,12 @@ def overview(stores: Iterable[Expected], channels: dict[str, dict[str, int]]) ->
     for store in stores:
         row: dict[str, Any] = {"teacher": store.teacher, "run": store.run, "dataset": store.case.split("/")[0]}
         try:
-            opened = TargetStore(store.path, store.case, store.content)
+            opened = TargetStore(store.place, store.case, store.content)
         except MissingArtefactError:
             rows.append({**row, "missing": 1, "stale": 0, "bytes": 0, "voxels": 0, "naive": 0})
             continue
         stale = int(not (opened.attributes["key"] == store.stated_key == store.key))
-        size = sum(file.stat().st_size for file in store.path.rglob("*") if file.is_file())
+        size = sum(map(opened.files.size, opened.files.names()))
         voxels = int(np.prod(opened.arrays[LOGITS].shape[1:]))
         naive = NAIVE_BYTES * sum(
             int(np.prod(array.shape[1:])) * channels[store.teacher][name] for name, array in opened.arrays.items()

@@ -12,22 +12,24 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
+from mskd.cache.files import SEALED, store_files
 from mskd.cache.quantisation import FeatureCode, MarginCode, code_from_json
 from mskd.cache.selection import expand
-from mskd.errors import MissingArtefactError
+from mskd.errors import ConfigError, MissingArtefactError
 from mskd.provenance import array_digest, content_key, file_digest, made_by
-from mskd.storage import atomic_path
 
 FORMAT = "mskd-targets-2"
 LOGITS = "logits"
+PIPELINES = {"zarr": "zarr.core.codec_pipeline.BatchedCodecPipeline", "zarrs": "zarrs.ZarrsCodecPipeline"}
 Triple = tuple[int, int, int]
 Box = tuple[slice, slice, slice]
 Code = MarginCode | FeatureCode | None
@@ -57,7 +59,7 @@ class EncodedArray:
 
 
 def write_store(
-    path: Path,
+    place: str | Path,
     arrays: dict[str, EncodedArray],
     *,
     key: str,
@@ -65,10 +67,10 @@ def write_store(
     affine: npt.NDArray[np.floating[Any]],
     attributes: dict[str, Any],
 ) -> str:
-    """Write a store under a temporary name, then rename it.
+    """Write a store that appears as a whole.
 
     Args:
-        path: Folder `<case>.zarr`.
+        place: Folder or URL `<case>.zarr`.
         arrays: By name: "logits", "features/<tap>".
         key: Content key.
         level: Compression level of zstd.
@@ -78,7 +80,7 @@ def write_store(
     Returns:
         Digest of everything that a reader gets from the store.
     """
-    with atomic_path(path) as part, zarr.config.set({"json_indent": None}):
+    with store_files(str(place)).writing() as part, zarr.config.set({"json_indent": None}):
         group = zarr.open_group(part, mode="w", zarr_format=3)
         described, digests = {}, {}
         for name, array in arrays.items():
@@ -95,7 +97,7 @@ def write_store(
         files = {
             file.relative_to(part).as_posix(): [file.stat().st_size, file_digest(file)]
             for file in sorted(part.rglob("*"))
-            if file.is_file() and file != part / "zarr.json"
+            if file.is_file() and file != part / SEALED
         }
         sealed = {
             **attributes,
@@ -115,20 +117,21 @@ def write_store(
 class TargetStore:
     """A target store, opened for reading."""
 
-    def __init__(self, path: Path, case: str, content: str | None = None) -> None:
+    def __init__(self, place: str | Path, case: str, content: str | None = None) -> None:
         """Open a store and check its seal, the sizes of its files, and that it is the one that is meant.
 
         Args:
-            path: Folder `<case>.zarr`.
+            place: Folder or URL `<case>.zarr`.
             case: Case id, for messages.
             content: Digest that a manifest names; None for whatever stands there.
 
         Raises:
             MissingArtefactError: If there is none, or it is damaged, or another.
+            MskdError: If an object store cannot be reached.
         """
-        self.path, self.case = path, case
+        self.place, self.case, self.files = str(place), case, store_files(str(place))
         try:
-            self._group = zarr.open_group(path, mode="r")
+            self._group = zarr.open_group(self.files.opened(), mode="r")
             self.attributes: dict[str, Any] = dict(self._group.attrs.asdict())
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise self._unusable(f"{type(error).__name__}: {error}") from error
@@ -201,30 +204,42 @@ class TargetStore:
         return described
 
     def _files_fault(self) -> str:
+        names = set(self.files.names())
         for name, (size, digest) in self.attributes["files"].items():
-            file = self.path / name
-            if not file.is_file():
+            if name not in names:
                 return f"{name} is missing"
-            if file.stat().st_size != size:
-                return f"{name} has {file.stat().st_size} bytes, expected {size}"
-            if file.name == "zarr.json" and file_digest(file) != digest:
+            if (found := self.files.size(name)) != size:
+                return f"{name} has {found} bytes, expected {size}"
+            checked = self.files.whole_when_opened or name.endswith(SEALED)
+            if checked and self.files.digest(name) != digest:
                 return f"{name} is damaged"
         return ""
 
     def _unusable(self, found: str) -> MissingArtefactError:
         return MissingArtefactError(
             case=self.case,
-            file=self.path,
+            file=self.place,
             expected="a teacher's cached targets, whole and current",
             found=found,
             fix="run `mskd cache verify STUDY --repair`, then the workflow again: it remakes only what is bad",
         )
 
 
-def stored_content(path: Path, key: str) -> str | None:
+def use_pipeline(name: Literal["zarr", "zarrs"]) -> None:
+    """Choose what packs and unpacks chunks in this process, `cache.pipeline`.
+
+    Raises:
+        ConfigError: If it is not installed.
+    """
+    if name == "zarrs" and find_spec("zarrs") is None:
+        raise ConfigError("cache.pipeline: zarrs is not installed: `pip install 'mskd[zarrs]'`, or write `zarr`")
+    zarr.config.set({"codec_pipeline.path": PIPELINES[name]})
+
+
+def stored_content(place: str | Path, key: str) -> str | None:
     """Return the digest of a whole store that stands under this key, or None if it has to be made (again)."""
     try:
-        store = TargetStore(path, "-")
+        store = TargetStore(place, "-")
     except MissingArtefactError:
         return None
     return store.content if store.attributes["key"] == key else None

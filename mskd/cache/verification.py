@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from mskd.cache.files import SEALED, store_files
 from mskd.cache.store import TargetStore
 from mskd.errors import MissingArtefactError
-from mskd.provenance import file_digest
 from mskd.storage import PART
 
 
@@ -22,7 +21,7 @@ class Expected:
         teacher: Whose targets.
         run: Of which run.
         case: Case id.
-        path: The store.
+        place: The store, a path or a URL.
         manifest: The manifest of its block.
         key: Content key by today's configuration, code and inputs.
         stated_key: Key in the manifest.
@@ -32,7 +31,7 @@ class Expected:
     teacher: str
     run: str
     case: str
-    path: Path
+    place: str
     manifest: Path
     key: str
     stated_key: str
@@ -56,22 +55,17 @@ class Fault:
 
 def check_store(expected: Expected) -> Fault | None:
     """Return what is wrong with a store, every byte of it read, or None."""
-    if not expected.path.exists():
+    if not store_files(expected.place).names():
         return Fault(expected, "missing", "no store")
     try:
-        store = TargetStore(expected.path, expected.case)
+        store = TargetStore(expected.place, expected.case)
     except MissingArtefactError as error:
         return Fault(expected, "damaged", error.found)
     listed = set(store.attributes["files"])
     for name, (_, digest) in store.attributes["files"].items():
-        if file_digest(expected.path / name) != digest:
+        if store.files.digest(name) != digest:
             return Fault(expected, "damaged", f"{name} has other bytes than were written")
-    extra = [
-        path.relative_to(expected.path).as_posix()
-        for path in expected.path.rglob("*")
-        if path.is_file() and path != expected.path / "zarr.json"
-    ]
-    if unknown := sorted(set(extra) - listed):
+    if unknown := sorted(set(store.files.names()) - listed - {SEALED}):
         return Fault(expected, "damaged", f"{unknown[0]} does not belong to the store")
     if store.content != expected.content:
         return Fault(expected, "stale", "another content than its manifest says")
@@ -93,20 +87,16 @@ def check_stores(
     return faults
 
 
-def remove_faulty(faults: Iterable[Fault]) -> list[Path]:
+def remove_faulty(faults: Iterable[Fault]) -> list[str]:
     """Remove faulty stores and the manifests of their blocks, so that the next run remakes them and nothing else."""
-    removed: list[Path] = []
+    removed: list[str] = []
     for fault in faults:
-        path = fault.store.path
-        if path.is_dir():
-            shutil.rmtree(path)
-            removed.append(path)
-        elif path.exists():
-            path.unlink()
-            removed.append(path)
+        if fault.kind != "missing":
+            removed.append(fault.store.place)
+        store_files(fault.store.place).remove()
         if fault.store.manifest.is_file():
             fault.store.manifest.unlink()
-            removed.append(fault.store.manifest)
+            removed.append(str(fault.store.manifest))
     return removed
 
 

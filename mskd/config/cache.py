@@ -9,6 +9,13 @@ from pydantic import model_validator
 from mskd.config.faults import Fault, FaultsError
 from mskd.config.section import Section, key
 
+OBJECT_STORES = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az")
+
+
+def is_url(place: str) -> bool:
+    """Return whether a place is an fsspec URL and no path."""
+    return "://" in place
+
 
 class Cache(Section):
     """What of each teacher's targets is stored; keys that are left out follow the preset (see docs/cache.md)."""
@@ -16,6 +23,12 @@ class Cache(Section):
     preset: Literal["lossless", "balanced", "tiny"] = key(
         "balanced",
         "lossless: float32, everything; balanced: few bits, features near organs; tiny: the least that teaches",
+    )
+    root: str | None = key(
+        None,
+        "folder or object store (s3://bucket/prefix, gs://…, abfs://…) below which target stores lie, in a folder of "
+        "the study's name; default: the study's results",
+        example="s3://bucket/mskd",
     )
     taps: list[str] = key(lambda: ["decoder2"], "taps whose features are stored; [] stores logits alone")
     splits: list[Literal["train", "val", "test"]] = key(
@@ -66,6 +79,9 @@ class Cache(Section):
         unit="voxels",
         ge=8,
     )
+    pipeline: Literal["zarr", "zarrs"] = key(
+        "zarr", "what packs and unpacks chunks: zarr's own Python, or zarrs, in Rust (`pip install 'mskd[zarrs]'`)"
+    )
     level: int | None = key(
         None,
         "compression level of zstd; default 9, of the preset tiny 19, of the preset lossless 3",
@@ -79,4 +95,10 @@ class Cache(Section):
         if not 0 < self.temperatures[0] <= self.temperatures[1]:
             allowed = "[low, high] with 0 < low ≤ high"
             raise FaultsError(Fault("temperatures", self.temperatures, allowed, {"temperatures": [1.0, 2.0]}))
+        if self.root is not None and is_url(self.root) and self.root.split("://")[0] not in OBJECT_STORES:
+            allowed = (
+                f"a folder, or a URL that begins with {', '.join(OBJECT_STORES)}: others cannot promise that a file "
+                "is there as a whole or not at all, and that all jobs see it"
+            )
+            raise FaultsError(Fault("root", self.root, allowed, {"root": "s3://bucket/mskd"}))
         return self

@@ -134,6 +134,11 @@ class Study(Section):
         return self.results / self.study
 
     @property
+    def cache_root(self) -> str:
+        """Folder or URL of the study's target stores."""
+        return f"{self.cache.root.rstrip('/')}/{self.study}" if self.cache.root else str(self.root / "cache")
+
+    @property
     def run_names(self) -> list[str]:
         """`fold<f>-seed<s>` of every run."""
         return [f"fold{f}-seed{s}" for f in range(self.runs.folds) for s in self.runs.seeds]

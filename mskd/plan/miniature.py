@@ -52,6 +52,7 @@ def miniature(
             if patch := patches.get(f"{kind}/{name}"):
                 own["training"]["patch_size"] = list(patch)
     data["inference"]["window"] = list(window)
+    data["cache"]["root"] = None
     return parse_study(data, source="miniature of the study")
 
 

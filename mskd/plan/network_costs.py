@@ -21,7 +21,7 @@ from mskd.config.study import Study
 from mskd.config.training import Training
 from mskd.device import pick_device, set_up
 from mskd.inference import sliding_window, study_windows
-from mskd.layout import Layout
+from mskd.layout import Layout, target_place
 from mskd.methods.registry import method_facts
 from mskd.models import load_model
 from mskd.plan.activations import activation_mib, parameter_count
@@ -198,7 +198,7 @@ def _cache(study: Study, mini: Study, folder: Path, first: str, window_s: float,
             taken_s = min(taken_s, time.monotonic() - started)
             shape = PreparedCase(layout.prepared(dataset, case.block, case.name), case.id).shape
             windows, voxels = len(study_windows(mini).starts(shape)), prod(shape)
-            stored = layout.targets(teacher, RUN, dataset, case.block, case.name)
+            stored = Path(target_place(mini.cache_root, teacher, RUN, dataset, case.block, case.name))
             voxel_bytes = max(voxel_bytes, folder_bytes(stored) / voxels)
         rest_s = max(0.0, taken_s - windows * window_s)
         return {"mvoxel_s": rest_s / voxels * 1e6, "voxel_bytes": voxel_bytes, "gpu_mib": _gpu_mib()}

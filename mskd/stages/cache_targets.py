@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,12 +11,12 @@ import torch
 from mskd.cache.encoding import encode_targets
 from mskd.cache.projection import Projection
 from mskd.cache.settings import CacheSettings, cache_settings
-from mskd.cache.store import stored_content, write_store
+from mskd.cache.store import stored_content, use_pipeline, write_store
 from mskd.cases import Case, by_block
 from mskd.config.study import Study
 from mskd.console import progress
 from mskd.device import set_up
-from mskd.layout import Layout
+from mskd.layout import Layout, target_place
 from mskd.leaves import cache_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
@@ -38,14 +37,15 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
     keys = target_keys(study, teacher, run, cases)
     projections = read_projections(layout.projection(teacher, run)) if _projects(settings) else {}
     set_up(device, study.inference.threads)
+    use_pipeline(study.cache.pipeline)
     loaded: Teacher | None = None
     contents: dict[str, str | Future[str]] = {}
     # one case is encoded and written while the teacher looks at the next; two are in memory at most
     with progress(f"cache {teacher} {run} {dataset}/{block}", len(cases)) as advance, ThreadPoolExecutor(1) as writer:
         writing: Future[str] | None = None
         for case in cases:
-            path = layout.targets(teacher, run, dataset, block, case.name)
-            content = stored_content(path, keys[case.id])
+            place = target_place(study.cache_root, teacher, run, dataset, block, case.name)
+            content = stored_content(place, keys[case.id])
             if content is None:
                 loaded = loaded or load_teacher(study, teacher, run, device)
                 source = PreparedCase(layout.prepared(dataset, block, case.name), case.id)
@@ -53,7 +53,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
                 if writing is not None:
                     writing.result()
                 writing = writer.submit(
-                    _write, study, settings, loaded, source, said, projections, path, keys[case.id], (teacher, run)
+                    _write, study, settings, loaded, source, said, projections, place, keys[case.id], (teacher, run)
                 )
             contents[case.id] = content or writing  # type: ignore[assignment]
             advance(1, case.name)
@@ -94,7 +94,7 @@ def _write(
     source: PreparedCase,
     said: TeacherTargets,
     projections: dict[str, Projection],
-    path: Path,
+    place: str,
     key: str,
     origin: tuple[str, str],
 ) -> str:
@@ -125,4 +125,4 @@ def _write(
         "code": stage_code(STAGE),
     }
     affine = source.geometry.affine
-    return write_store(path, arrays, key=key, level=settings.level, affine=affine, attributes=attributes)
+    return write_store(place, arrays, key=key, level=settings.level, affine=affine, attributes=attributes)

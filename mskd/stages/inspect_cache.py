@@ -10,10 +10,11 @@ from mskd.cache.overview import overview, preview
 from mskd.cache.store import LOGITS, TargetStore
 from mskd.cache.verification import Expected, Fault, check_stores, leftovers, remove_faulty
 from mskd.cases import Case, by_block
+from mskd.config.cache import is_url
 from mskd.config.study import Study
 from mskd.console import log, progress
 from mskd.errors import ConfigError, MissingArtefactError
-from mskd.layout import Layout
+from mskd.layout import Layout, target_place
 from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
 from mskd.stages.cache_targets import STAGE, target_keys
@@ -38,7 +39,7 @@ def expected_stores(study: Study) -> list[Expected]:
                             teacher=teacher,
                             run=run,
                             case=case.id,
-                            path=layout.targets(teacher, run, dataset, block, case.name),
+                            place=target_place(study.cache_root, teacher, run, dataset, block, case.name),
                             manifest=path,
                             key=keys[case.id],
                             stated_key=str(entry["key"]),
@@ -64,19 +65,18 @@ def verify_cache(study: Study, *, repair: bool) -> list[Fault]:
         ConfigError: If nothing is cached yet.
     """
     stores = expected_stores(study)
-    root = Layout(study.root).root / "cache"
     if not stores:
-        raise ConfigError(f"nothing is cached below {root}; run the workflow first")
+        raise ConfigError(f"nothing is cached below {study.cache_root}; run the workflow first")
     with progress("verify", len(stores)) as advance:
         faults = check_stores(stores, progress=lambda case: advance(1, case))
     for fault in faults:
         where = f"{fault.store.teacher} {fault.store.run} {fault.store.case}"
-        log(f"{fault.kind}: {where}: {fault.store.path}\n  found: {fault.found}")
-    for path in leftovers(root):
+        log(f"{fault.kind}: {where}: {fault.store.place}\n  found: {fault.found}")
+    for path in [] if is_url(study.cache_root) else leftovers(Path(study.cache_root)):
         log(f"left over by a job that was killed, counts for nothing: {path}")
     if repair:
-        for path in remove_faulty(faults):
-            log(f"removed {path}")
+        for place in remove_faulty(faults):
+            log(f"removed {place}")
     return faults
 
 
@@ -105,8 +105,8 @@ def preview_case(study: Study, case_id: str, path: Path) -> None:
         some = ", ".join(sorted({store.case for store in expected_stores(study)})[:5])
         raise ConfigError(f"case {case_id!r} is not cached; cached are for example {some}")
     dataset, name = case_id.split("/", 1)
-    prepared = PreparedCase(layout.prepared(dataset, stores[0].path.parent.name, name), case_id)
-    preview(prepared, {store.teacher: TargetStore(store.path, case_id, store.content) for store in stores}, path)
+    prepared = PreparedCase(layout.prepared(dataset, stores[0].place.split("/")[-2], name), case_id)
+    preview(prepared, {store.teacher: TargetStore(store.place, case_id, store.content) for store in stores}, path)
 
 
 def _readable(path: Path) -> Manifest:

@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import torch
 
-from mskd.cache.store import TargetStore
+from mskd.cache.store import TargetStore, use_pipeline
 from mskd.cases import Case, seed_of_run
 from mskd.config.study import Study
 from mskd.console import log
@@ -102,6 +102,7 @@ def _train(
 ) -> tuple[UNet, dict[str, float]]:
     training = study.method_training(method)
     set_up(device, training.threads)
+    use_pipeline(study.cache.pipeline)
     # one seed for all methods of a run: they start from the same weights and see the same patches
     seed = stable_seed("student", run)
     torch.manual_seed(seed)

@@ -12,7 +12,7 @@ from mskd.cases import Case
 from mskd.config.study import Study
 from mskd.config.training import Training
 from mskd.inference import study_windows
-from mskd.layout import Layout
+from mskd.layout import Layout, target_place
 from mskd.training.cases import MemoryBudget, TrainingCase
 from mskd.training.loop import Validate
 from mskd.training.patches import PatchDataset, PatchNeeds
@@ -44,7 +44,7 @@ def training_cases(
             prepared_path=layout.prepared(case.dataset, case.block, case.name),
             labelled=[study.label_values[organ] for organ in study.datasets[case.dataset].labelled_organs],
             targets={
-                teacher: layout.targets(teacher, run, case.dataset, case.block, case.name)
+                teacher: target_place(study.cache_root, teacher, run, case.dataset, case.block, case.name)
                 for teacher, run in (targets or {}).items()
             },
             contents={teacher: of_cases[case.id] for teacher, of_cases in (contents or {}).items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,7 +40,7 @@ class TrainingCase:
         dataset: Its dataset.
         prepared_path: Prepared store.
         labelled: Study values of the organs that its dataset labels.
-        targets: Teacher → target store; empty where the method needs none.
+        targets: Teacher → target store, a path or a URL; empty where the method needs none.
         contents: Teacher → digest that the store's manifest names; a store with another is refused.
         budget: Shared by the cases of a process.
     """
@@ -49,7 +49,7 @@ class TrainingCase:
     dataset: str
     prepared_path: Path
     labelled: list[int]
-    targets: dict[str, Path] = field(default_factory=dict)
+    targets: Mapping[str, str | Path] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(0))
     _kept: dict[tuple[str, str], npt.NDArray[Any]] = field(default_factory=dict, repr=False)

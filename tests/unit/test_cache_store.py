@@ -192,7 +192,7 @@ def test_plain_zarr_reads_it_with_what_the_attributes_say(tmp_path: Path) -> Non
 def expected_of(path: Path, content: str) -> Expected:
     manifest = path.parent / "b00.json"
     manifest.write_text("{}")
-    return Expected("liver", "fold0-seed0", "liver/a", path, manifest, "k", "k", content)
+    return Expected("liver", "fold0-seed0", "liver/a", str(path), manifest, "k", "k", content)
 
 
 def test_every_flipped_byte_is_found_or_harmless(tmp_path: Path) -> None:
@@ -246,15 +246,15 @@ def test_repair_removes_exactly_the_faulty(tmp_path: Path) -> None:
         folder = tmp_path / name
         folder.mkdir()
         stores.append(expected_of(folder / "x.zarr", write(folder / "x.zarr", settings())))
-    shutil.rmtree(stores[1].path)
-    next(iter(stores[2].path.rglob("0"))).parent.joinpath("extra").write_text("?")
+    shutil.rmtree(stores[1].place)
+    next(iter(Path(stores[2].place).rglob("0"))).parent.joinpath("extra").write_text("?")
     stale = Expected(**{**stores[3].__dict__, "key": "of today"})
     (tmp_path / "a" / "y.zarr.part-1-abc").mkdir()
     assert [path.name for path in leftovers(tmp_path)] == ["y.zarr.part-1-abc"]
     faults = check_stores([stores[0], stores[1], stores[2], stale])
     assert [fault.kind for fault in faults] == ["missing", "damaged", "stale"]
     removed = remove_faulty(faults)
-    assert stores[0].path.exists()
+    assert Path(stores[0].place).exists()
     assert stores[0].manifest.exists()
-    assert {path.parent.name for path in removed} == {"b", "c", "d"}
-    assert not any(store.path.exists() or store.manifest.exists() for store in stores[1:])
+    assert {Path(path).parent.name for path in removed} == {"b", "c", "d"}
+    assert not any(Path(store.place).exists() or store.manifest.exists() for store in stores[1:])

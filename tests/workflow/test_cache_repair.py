@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from pathlib import Path
+
+import fsspec
+import pytest
+from moto.server import ThreadedMotoServer
 
 from .project import Project, copy_of
 
@@ -75,3 +80,37 @@ def test_info_draws_a_case(finished: Project, tmp_path: Path) -> None:
     code, text = mskd(finished, "cache", "info", "config/tiny.yaml", "--case", "liver/nobody")
     assert code == 1
     assert "liver/liver_0" in text
+
+
+def test_targets_in_an_object_store(finished: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Moved to S3, the targets are made there, and a student that learns from there is the same, bit for bit."""
+    project = copy_of(finished, tmp_path)
+    for store in list((project.results / "cache").rglob("*.zarr")):
+        shutil.rmtree(store)
+    (manifest,) = (project.results / "manifests" / "train_student" / "mskd").glob("*.json")
+    manifest.unlink()
+    shutil.rmtree(project.results / "models" / "mskd")
+    project.edit_study(lambda study: study["cache"].update(root="s3://targets/cache"))
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*server.get_host_and_port()))
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+            monkeypatch.setenv(name, "test")
+        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        files = fsspec.filesystem("s3", skip_instance_cache=True)
+        files.mkdir("targets")
+        project.snakemake()
+        assert len(files.glob("targets/cache/tiny/*/*/*/*/*.zarr/zarr.json")) == 8
+        assert not list((project.results / "cache").rglob("*.zarr"))
+        assert project.predictions() == finished.predictions()
+        code, text = mskd(project, "cache", "verify", "config/tiny.yaml")
+        assert code == 0, text
+        assert project.scheduled() == {}
+        (shard,) = files.glob("targets/cache/tiny/liver/*/spleen/*/spleen_1.zarr/logits/c/0/0/0/0")
+        files.pipe_file(shard, b"damaged")
+        code, text = mskd(project, "cache", "verify", "config/tiny.yaml")
+        assert code == 1
+        assert "spleen/spleen_1" in text
+    finally:
+        server.stop()

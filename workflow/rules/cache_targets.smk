@@ -14,6 +14,7 @@ rule cache_targets:
         gpu=1,
     params:
         leaves=short(leaves.cache_leaves(STUDY)),
+        root=STUDY.cache.root or "",
         cases=lambda w: GRAPH.members(w.run, w.dataset),
         code=leaves.stage_code("cache_targets"),
     shell:
