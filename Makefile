@@ -3,6 +3,8 @@
 PYTHON ?= python3
 CORES ?= all
 PYTEST_ARGS ?=
+KILLS ?= 20
+FLIPS ?= 5000
 # Chosen by hand, so that a new lock does not change results by the way; the other versions follow from it.
 TORCH := torch==2.13.0
 
@@ -15,7 +17,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MINOR := import sys; print("%d.%d" % sys.version_info[:2])
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs lock bundle clean
+.PHONY: help setup demo test soak lint docs lock bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +46,10 @@ demo: setup ## run the whole workflow on synthetic scans and print the compariso
 
 test: setup ## run the tests that need no cluster and no GPU
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(PYTEST_ARGS)
+
+soak: setup ## kill writers and flip bytes of the cache many more times than the tests do (minutes)
+	@MSKD_KILLS=$(KILLS) MSKD_FLIPS=$(FLIPS) $(BIN)/pytest tests/unit/test_cache_faults.py \
+	  tests/unit/test_cache_store.py tests/unit/test_cache_remote.py $(PYTEST_ARGS)
 
 lint: setup ## ruff, mypy and snakefmt
 	@$(BIN)/ruff check .

@@ -98,10 +98,11 @@ def writing(study: Study, cases: list[Case]) -> dict[str, Any]:
     teacher_name = next(iter(study.teachers))
     teacher = load_teacher(study, teacher_name, RUN, CPU)
     projections = read_projections(layout.projection(teacher_name, RUN)) if settings.feature_channels else {}
-    infer_s, write_s, voxels = [], [], 0
+    infer_s, write_s, load_s, voxels = [], [], [], 0
     with tempfile.TemporaryDirectory() as folder:
         for case in cases:
             source = PreparedCase(layout.prepared(case.dataset, case.block, case.name), case.id)
+            load_s.append(timed(lambda s=source: (s.read("image"), s.read("body"))))
             start = time.perf_counter()
             said = teacher.targets(source)
             middle = time.perf_counter()
@@ -128,6 +129,7 @@ def writing(study: Study, cases: list[Case]) -> dict[str, Any]:
             voxels += int(np.prod(source.shape))
     return {
         "encode_and_write_over_inference": ratio(write_s, infer_s),
+        "load_over_inference": ratio(load_s, infer_s),
         "voxels_per_s": voxels / (sum(infer_s) + sum(write_s)),
     }
 

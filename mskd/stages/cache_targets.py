@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,7 +17,7 @@ from mskd.cache.settings import CacheSettings, cache_settings
 from mskd.cache.store import stored_content, use_pipeline, write_store
 from mskd.cases import Case, by_block
 from mskd.config.study import Study
-from mskd.console import progress
+from mskd.console import log, progress
 from mskd.device import set_up
 from mskd.layout import Layout, target_place
 from mskd.leaves import cache_leaves, stage_code
@@ -40,6 +43,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
     use_pipeline(study.cache.pipeline)
     loaded: Teacher | None = None
     contents: dict[str, str | Future[str]] = {}
+    clock, voxels = _Clock(), 0
     # one case is encoded and written while the teacher looks at the next; two are in memory at most
     with progress(f"cache {teacher} {run} {dataset}/{block}", len(cases)) as advance, ThreadPoolExecutor(1) as writer:
         writing: Future[str] | None = None
@@ -47,21 +51,47 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
             place = target_place(study.cache_root, teacher, run, dataset, block, case.name)
             content = stored_content(place, keys[case.id])
             if content is None:
-                loaded = loaded or load_teacher(study, teacher, run, device)
-                source = PreparedCase(layout.prepared(dataset, block, case.name), case.id)
-                said = loaded.targets(source)
-                if writing is not None:
-                    writing.result()
+                with clock.at("loading"):
+                    loaded = loaded or load_teacher(study, teacher, run, device)
+                    source = PreparedCase(layout.prepared(dataset, block, case.name), case.id)
+                with clock.at("inference"):
+                    said = loaded.targets(source)
+                with clock.at("waiting for encoding and writing"):
+                    if writing is not None:
+                        writing.result()
+                voxels += int(np.prod(source.shape))
                 writing = writer.submit(
                     _write, study, settings, loaded, source, said, projections, place, keys[case.id], (teacher, run)
                 )
             contents[case.id] = content or writing  # type: ignore[assignment]
             advance(1, case.name)
-        entries = {
-            case: {"key": keys[case], "content": found if isinstance(found, str) else found.result()}
-            for case, found in contents.items()
-        }
+        with clock.at("waiting for encoding and writing"):
+            entries = {
+                case: {"key": keys[case], "content": found if isinstance(found, str) else found.result()}
+                for case, found in contents.items()
+            }
+    if voxels:
+        log(clock.summary(voxels))
     Manifest(STAGE, entries).write(layout.manifest(STAGE, teacher, run, dataset, block))
+
+
+class _Clock:
+    """Where the time of this stage goes."""
+
+    def __init__(self) -> None:
+        self.spent_s: dict[str, float] = {}
+
+    @contextmanager
+    def at(self, what: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.spent_s[what] = self.spent_s.get(what, 0.0) + time.perf_counter() - start
+
+    def summary(self, voxels: int) -> str:
+        total_s = sum(self.spent_s.values())
+        shares = ", ".join(f"{what} {100 * seconds / total_s:.0f} %" for what, seconds in self.spent_s.items())
+        most = max(self.spent_s, key=lambda what: self.spent_s[what])
+        return f"{voxels / total_s / 1e6:.2f} million voxels per second, bound by {most} ({shares})"
 
 
 def target_keys(study: Study, teacher: str, run: str, cases: list[Case]) -> dict[str, str]:

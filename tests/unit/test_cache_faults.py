@@ -16,7 +16,7 @@ import pytest
 from mskd.cache.store import TargetStore, stored_content
 from mskd.cache.verification import leftovers
 
-# MSKD_KILLS=20 is the long soak; three keep the test short.
+# `make soak` kills more often.
 KILLS = int(os.environ.get("MSKD_KILLS", "3"))
 CASES = 12
 WRITER = f"""
