@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 import yaml
 from torch import Tensor
@@ -34,11 +35,13 @@ from mskd.config.loading import load_study, parse_study
 from mskd.config.study import Study
 from mskd.console import log
 from mskd.device import set_up, stable_seed
+from mskd.evaluation.figures import save_figure
 from mskd.layout import Layout, target_place
 from mskd.margins import margins
 from mskd.methods.mskd import build
 from mskd.models import load_model
 from mskd.prepared import PreparedCase
+from mskd.provenance import made_by
 from mskd.stages.inputs import cases_of, training_datasets
 from mskd.stages.train_student import _context
 from mskd.stages.training_inputs import patches, training_cases, validator
@@ -98,7 +101,58 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as pool:
         jobs = [(name, seed) for seed in options.seeds for name in options.students if (name, seed) not in known]
         list(pool.map(one, jobs))
-    write_text(Path("benchmarks/results/cache_rate_distortion.json"), json.dumps(read_rows(rows), indent=1) + "\n")
+    found = {"study": study.study, "steps": options.steps, "made_by": made_by(), "rows": read_rows(rows)}
+    write_text(Path("benchmarks/results/cache_rate_distortion.json"), json.dumps(found, indent=1) + "\n")
+    table = summary(found["rows"])
+    print(table.to_markdown(index=False))
+    plot(table, Path("docs/cache_rate_distortion"))
+
+
+def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return one line per variant: rate, distortion, and the students' mean Dice in %, `lossless` seed by seed taken off."""
+    frame = pd.DataFrame(rows)
+    rates = frame[frame.seed.isna()].set_index("variant")
+    dice = 100 * frame[frame.seed.notna()].pivot(index="variant", columns="seed", values="dice")
+    difference = dice - dice.loc["lossless"]
+    order = [*rates.index, *(name for name in dice.index if name not in rates.index)]
+    columns = {
+        "bytes per voxel": rates.bytes_per_voxel_and_teacher.map("{:.4f}".format),
+        "times smaller": rates.ratio.map("{:.1f}".format),
+        "largest error of a probability": rates.largest_probability_error.map("{:.5f}".format),
+        "mean error": rates.mean_probability_error.map("{:.5f}".format),
+        "student's Dice": dice.mean(axis=1).map("{:.2f}".format),
+        "per seed": dice.apply(lambda row: ", ".join(f"{value:.2f}" for value in row), axis=1),
+        "against lossless": difference.mean(axis=1).map("{:+.2f}".format),
+    }
+    table = pd.DataFrame(columns, index=order).rename_axis("variant").fillna("")
+    return table.reset_index()
+
+
+def plot(table: pd.DataFrame, path: Path) -> None:
+    """Draw error and Dice against size."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    error, dice = figure.subplots(1, 2)
+    for _, row in table.iterrows():
+        if row["times smaller"]:
+            ratio = float(row["times smaller"])
+            error.plot(ratio, float(row["mean error"]), "o", color="C0")
+            error.annotate(
+                row.variant, (ratio, float(row["mean error"])), (4, 3), textcoords="offset points", fontsize=7
+            )
+        if row["per seed"]:
+            values = [float(value) for value in row["per seed"].split(",")]
+            where = float(row["times smaller"] or 1)
+            dice.plot([where] * len(values), values, "o", color="C1", alpha=0.6)
+            dice.plot(where, float(row["student's Dice"]), "_", color="black", markersize=16)
+            dice.annotate(
+                row.variant, (where, max(values)), (0, 6), textcoords="offset points", fontsize=7, ha="center"
+            )
+    error.set(xscale="log", xlabel="times smaller than naive float32", ylabel="mean error of a probability")
+    dice.set(xscale="log", xlabel="times smaller than naive float32 (online: no cache)", ylabel="student's Dice (%)")
+    dice.margins(0.15, 0.2)
+    save_figure(figure, path, ["svg"])
 
 
 def reference_study(path: Path, steps: int) -> Study:
