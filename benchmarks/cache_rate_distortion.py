@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return one line per variant: rate, distortion, and the students' mean Dice in %, `lossless` seed by seed taken off."""
+    """Return one line per variant: rate, distortion, the students' Dice in %, its mean distance to `lossless`."""
     frame = pd.DataFrame(rows)
     rates = frame[frame.seed.isna()].set_index("variant")
     dice = 100 * frame[frame.seed.notna()].pivot(index="variant", columns="seed", values="dice")
