@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mskd.config.model import Network
 from mskd.config.training import Training
-from mskd.networks.unet import UNet
+from mskd.networks.unet import InstanceNorm, UNet
 
-KEPT = (nn.Conv3d, nn.ConvTranspose3d, nn.InstanceNorm3d)  # the activation after a norm works in place
+KEPT = (nn.Conv3d, nn.ConvTranspose3d, InstanceNorm)  # the activation after a norm works in place
 LOSS_COPIES = 8  # float32 maps of the scores' size that cross-entropy and Dice keep, with their gradients
 
 
