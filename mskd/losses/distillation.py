@@ -12,6 +12,7 @@ Feature-wise, for each teacher n and tap l:
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -36,8 +37,9 @@ def bernoulli_kl(teacher: Tensor, student: Tensor) -> Tensor:
     """
     teacher = teacher.detach()
     p = torch.sigmoid(teacher)
-    # p (m − r) + softplus(r) − softplus(m): exact also where probabilities saturate
-    return p * (teacher - student) + functional.softplus(student) - functional.softplus(teacher)
+    # (softplus(r) − p r) − (softplus(m) − p m): exact also where probabilities saturate
+    of_teacher = functional.softplus(teacher).sub_(p * teacher)
+    return (functional.softplus(student) - p * student).sub_(of_teacher)
 
 
 def logit_loss(
@@ -94,7 +96,7 @@ def logit_loss(
     space = (2, 3, 4)
     organ_term = organ_weight * temperature**2 * (divergence * in_organ).sum(space)
     background_term = background_weight * temperature**2 * (divergence * in_background).sum(space)
-    n_organ, n_background = torch.count_nonzero(in_organ, space), torch.count_nonzero(in_background, space)
+    n_organ, n_background = in_organ.sum(space), in_background.sum(space)
     if normalisation == "supervised":
         n_organ = n_background = n_organ + n_background
     terms = {
@@ -109,12 +111,13 @@ def soft_dice_distance(probability: Tensor, target: Tensor, mask: Tensor) -> Ten
 
     Args:
         probability: (B, K, X, Y, Z).
-        target: Probability of the same shape.
+        target: Probability of the same shape; no gradient flows into it.
         mask: 1 at voxels that count, else 0, (B, K, X, Y, Z); an empty one gives 0.
     """
     space = (2, 3, 4)
-    overlap = (probability * target * mask).sum(space)
-    total = ((probability.square() + target.square()) * mask).sum(space)
+    inside = target.detach() * mask
+    overlap = (probability * inside).sum(space)
+    total = (probability.square() * mask).sum(space) + inside.square().sum(space)
     return 1 - (2 * overlap + SMOOTH) / (total + SMOOTH)
 
 
@@ -168,12 +171,20 @@ def region_at_level(
     if stride == (1, 1, 1):
         near, far = organ, regions.background
     else:
-        near = functional.max_pool3d(organ.float(), stride, stride) > 0
+        near = organ
+        for axis, step in enumerate(stride, start=2):  # the maximum of every box, axis by axis
+            whole = near.shape[axis] // step * step
+            near = reduce(torch.logical_or, (near[_every(axis, i, whole, step)] for i in range(step)))
         middle = tuple(slice(s // 2, None, s) for s in stride)
         far = regions.background[(slice(None), slice(None), *middle)]
     if use == "organ":
         return near
     return far & ~near if use == "background" else near | far
+
+
+def _every(axis: int, start: int, stop: int, step: int) -> tuple[slice, ...]:
+    """Return the index of every `step`-th entry along an axis."""
+    return (*(slice(None),) * axis, slice(start, stop, step))
 
 
 def _assembled_kl(scores: Tensor, teacher: Tensor, counted: Tensor, temperature: float) -> Tensor:
