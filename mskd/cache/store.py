@@ -228,15 +228,19 @@ class TargetStore:
         )
 
 
-def use_pipeline(name: Literal["zarr", "zarrs"]) -> None:
-    """Choose what packs and unpacks chunks in this process, `cache.pipeline`.
+def use_pipeline(name: Literal["zarr", "zarrs"], threads: int) -> None:
+    """Choose what packs and unpacks chunks in this process, and with how many threads.
+
+    Args:
+        name: `cache.pipeline`.
+        threads: As many as the process computes with; zarr itself would take all cores in every process.
 
     Raises:
         ConfigError: If it is not installed.
     """
     if name == "zarrs" and find_spec("zarrs") is None:
         raise ConfigError("cache.pipeline: zarrs is not installed: `pip install 'mskd[zarrs]'`, or write `zarr`")
-    zarr.config.set({"codec_pipeline.path": PIPELINES[name]})
+    zarr.config.set({"codec_pipeline.path": PIPELINES[name], "threading.max_workers": threads})
 
 
 def stored_content(place: str | Path, key: str) -> str | None:

@@ -40,7 +40,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
     keys = target_keys(study, teacher, run, cases)
     projections = read_projections(layout.projection(teacher, run)) if _projects(settings) else {}
     set_up(device, study.inference.threads)
-    use_pipeline(study.cache.pipeline)
+    use_pipeline(study.cache.pipeline, study.inference.threads)
     loaded: Teacher | None = None
     contents: dict[str, str | Future[str]] = {}
     clock, voxels = _Clock(), 0

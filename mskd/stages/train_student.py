@@ -102,7 +102,7 @@ def _train(
 ) -> tuple[UNet, dict[str, float]]:
     training = study.method_training(method)
     set_up(device, training.threads)
-    use_pipeline(study.cache.pipeline)
+    use_pipeline(study.cache.pipeline, training.threads)
     # one seed for all methods of a run: they start from the same weights and see the same patches
     seed = stable_seed("student", run)
     torch.manual_seed(seed)

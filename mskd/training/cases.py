@@ -10,11 +10,17 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import zarr
 
 from mskd.cache.store import TargetStore
 from mskd.prepared import PreparedCase
 
 Triple = tuple[int, int, int]
+
+
+def read_with_one_thread(worker: int) -> None:
+    """Set up a process that reads patches: there are as many of them as cores are to be used."""
+    zarr.config.set({"threading.max_workers": 1, "async.concurrency": 4})
 
 
 @dataclass

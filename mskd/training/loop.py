@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader, SequentialSampler, Subset
 from mskd.config.training import Training
 from mskd.console import log, progress
 from mskd.errors import MskdError
+from mskd.training.cases import read_with_one_thread
 from mskd.training.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from mskd.training.journal import Journal
 from mskd.training.optimisation import MovingAverage, build_optimiser, learning_rate
@@ -171,6 +172,7 @@ def _batches(patches: PatchDataset, settings: Training, first: int) -> Iterator[
         batch_size=settings.batch_size,
         sampler=SequentialSampler(rest),
         num_workers=settings.workers,
+        worker_init_fn=read_with_one_thread,
         collate_fn=collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=settings.workers > 0,

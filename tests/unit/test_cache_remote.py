@@ -180,10 +180,10 @@ def test_pipeline_in_rust_reads_and_writes_the_same(tmp_path: Path) -> None:
     pytest.importorskip("zarrs", reason="zarrs is not installed")
     written = write(tmp_path / "python.zarr")
     try:
-        use_pipeline("zarrs")
+        use_pipeline("zarrs", 1)
         assert write(tmp_path / "rust.zarr") == written
         by_rust = TargetStore(tmp_path / "python.zarr", "liver/a").read("logits")
     finally:
-        use_pipeline("zarr")
+        use_pipeline("zarr", 1)
     np.testing.assert_array_equal(by_rust, CODE.decode(CODE.encode(margins())))
     np.testing.assert_array_equal(TargetStore(tmp_path / "rust.zarr", "liver/a").read("logits"), by_rust)
