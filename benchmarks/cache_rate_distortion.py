@@ -79,6 +79,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time")
     parser.add_argument("--students", nargs="+", default=WITH_STUDENT, help="variants that a student learns from")
+    parser.add_argument("--keep-teachers", action="store_true", help="take teachers and lossless stores as they are")
     parser.add_argument("--only-student", nargs=2, metavar=("VARIANT", "SEED"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     study = reference_study(options.study, options.steps)
@@ -87,7 +88,8 @@ def main() -> None:
         variant, seed = options.only_student
         add_row(rows, {"variant": variant, "seed": int(seed), **student(study, variant, int(seed))})
         return
-    teachers(study, options.jobs)
+    if not options.keep_teachers:
+        teachers(study, options.jobs)
     known = {(row["variant"], row.get("seed")) for row in read_rows(rows)}
     for variant, keys in VARIANTS.items():
         if (variant, None) not in known:

@@ -1,4 +1,8 @@
-"""A linear projection of features to fewer channels: principal components, fitted on training cases only."""
+"""A linear projection of features to fewer channels: principal components, fitted on training cases only.
+
+Components are those of standardised channels: distances between projected features, all components on one scale, are
+then the distances between standardised features that students compare, less what the other components hold.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +12,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+FLAT = 0.1  # least deviation of a channel, as a share of the channels' mean deviation
+
 
 @dataclass(frozen=True)
 class Projection:
-    """f' = W (f − μ), the leading principal components of a tap.
+    """f' = V D⁻¹ (f − μ), the leading principal components of a tap's standardised channels.
 
     Attributes:
         mean: μ, (C,).
-        matrix: W, (C', C), rows orthonormal, leading component first.
-        explained: Share of the variance that the C' components hold.
+        matrix: V D⁻¹, (C', C): V has orthonormal rows, leading component first; D holds the channels' deviations.
+        explained: Share of the standardised channels' variance that the C' components hold.
     """
 
     mean: npt.NDArray[np.float32]
@@ -68,11 +74,14 @@ class Moments:
         if not self.count:
             raise ValueError("no voxel to fit a projection on")
         mean = self.total / self.count
-        values, vectors = np.linalg.eigh(self.products / self.count - np.outer(mean, mean))
+        covariance = self.products / self.count - np.outer(mean, mean)
+        deviation = np.sqrt(np.diag(covariance).clip(0))
+        deviation = np.maximum(deviation, FLAT * deviation.mean()).clip(1e-6)
+        values, vectors = np.linalg.eigh(covariance / np.outer(deviation, deviation))
         order = np.argsort(values)[::-1][:channels]
         matrix = vectors[:, order].T
         signs = np.sign(matrix[np.arange(len(matrix)), np.abs(matrix).argmax(1)])
-        matrix = matrix * np.where(signs == 0, 1, signs)[:, None]
+        matrix = matrix * np.where(signs == 0, 1, signs)[:, None] / deviation
         total = float(np.clip(values, 0, None).sum())
         explained = float(np.clip(values[order], 0, None).sum() / total) if total > 0 else 1.0
         return Projection(mean.astype(np.float32), matrix.astype(np.float32), explained)

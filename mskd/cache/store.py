@@ -164,6 +164,10 @@ class TargetStore:
         taps = {name: d["stride"] for name, d in self._described.items() if name != LOGITS}
         return {name.removeprefix("features/"): (s[0], s[1], s[2]) for name, s in taps.items()}
 
+    def projected(self, tap: str) -> bool:
+        """Return whether a tap's features are principal components."""
+        return "explained_variance" in self._described[f"features/{tap}"]
+
     @property
     def temperatures(self) -> tuple[float, float]:
         """Smallest and largest temperature for which the margins' error is bounded as stated."""

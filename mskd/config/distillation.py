@@ -50,7 +50,8 @@ class Distillation(Section):
     feature_distance: Literal["l2", "cosine"] = key("l2", "distance between features")
     feature_normalisation: Literal["none", "channel"] = key(
         "channel",
-        "channel: both features are standardised per channel over the patch before they are compared",
+        "channel: both features are standardised per channel over the patch before they are compared, principal "
+        "components by one deviation for all of them",
     )
     supervised_weight: float = key(1.0, "weight of ground truth on the labelled organs", ge=0)
     ramp_steps: int = key(0, "steps over which both λ grow from 0", unit="steps", ge=0)

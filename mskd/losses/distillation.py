@@ -19,12 +19,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from mskd.cache.projection import FLAT
 from mskd.losses.supervision import SMOOTH, masked_mean
 from mskd.margins import margins
 from mskd.regions import Regions, any_organ
 
 HARD_MARGIN = 20.0
-FLAT = 0.1  # least deviation of a channel, as a share of the channels' mean deviation
 NEVER = -1e4  # score of a class that a softmax leaves out
 
 
@@ -128,7 +128,7 @@ def feature_loss(
     *,
     kept: Tensor | None = None,
     distance: Literal["l2", "cosine"] = "l2",
-    normalisation: Literal["none", "channel"] = "channel",
+    normalisation: Literal["none", "channel", "joint"] = "channel",
 ) -> Tensor:
     """Return the distance between features inside a mask, per sample, averaged over the batch.
 
@@ -138,15 +138,18 @@ def feature_loss(
         mask: Voxels of the tap's grid that count, bool (B, 1, x, y, z).
         kept: Voxels at which the teacher's features are known, bool (B, 1, x, y, z); None for everywhere.
         distance: Squared difference per channel, or 1 − cosine over channels.
-        normalisation: "channel" standardises both by the teacher's mean and standard deviation per channel and sample.
+        normalisation: "channel" standardises both by the teacher's mean and standard deviation per channel and sample;
+            "joint" by one deviation for all channels, for principal components, whose sizes mean something.
     """
     teacher = teacher.detach()
     known = torch.ones_like(mask) if kept is None else kept
     mask = mask & known
-    if normalisation == "channel":
+    if normalisation != "none":
         mean = masked_mean(teacher, known)[:, :, None, None, None]
         std = masked_mean((teacher - mean).square(), known).sqrt()
         # a channel that hardly varies says nothing; without a floor its noise would outweigh all others
+        if normalisation == "joint":
+            std = std.square().mean(1, keepdim=True).sqrt()
         std = torch.maximum(std, FLAT * std.mean(1, keepdim=True)).clamp_min(1e-3)[:, :, None, None, None]
         student, teacher = (student - mean) / std, (teacher - mean) / std
     if distance == "l2":

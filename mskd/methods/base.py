@@ -29,6 +29,7 @@ class MethodContext:
         owned: Teacher → its organs as indices 0 … K − 1, in the order of its margins.
         tap_channels: Teacher → tap → channels of the cached features.
         tap_strides: Tap → stride.
+        components: Teachers and taps whose cached features are principal components.
     """
 
     organs: list[str]
@@ -38,6 +39,7 @@ class MethodContext:
     owned: dict[str, list[int]] = field(default_factory=dict)
     tap_channels: dict[str, dict[str, int]] = field(default_factory=dict)
     tap_strides: dict[str, Triple] = field(default_factory=dict)
+    components: frozenset[tuple[str, str]] = frozenset()
 
     @property
     def channels(self) -> int:

@@ -111,6 +111,7 @@ def _feature_terms(
     """Return one term per tap, the sum over teachers."""
     settings = context.distillation
     terms: dict[str, Tensor] = {}
+    standardised = settings.feature_normalisation == "channel"
     for tap, stride in taps.items():
         total = batch.image.new_zeros(())
         for (teacher, owned), projected in zip(
@@ -123,7 +124,9 @@ def _feature_terms(
                 mask,
                 kept=batch.kept.get((teacher, tap)),
                 distance=settings.feature_distance,
-                normalisation=settings.feature_normalisation,
+                normalisation="joint"
+                if standardised and (teacher, tap) in context.components
+                else settings.feature_normalisation,
             )
         terms[f"feature_{tap}"] = total
     return terms

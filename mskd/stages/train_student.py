@@ -151,4 +151,7 @@ def _context(study: Study, method: str, stores: dict[str, TargetStore]) -> Metho
             teacher: {tap: store.arrays[tap].shape[0] for tap in store.strides} for teacher, store in stores.items()
         },
         tap_strides=first.strides if first else {},
+        components=frozenset(
+            (teacher, tap) for teacher, store in stores.items() for tap in store.strides if store.projected(tap)
+        ),
     )

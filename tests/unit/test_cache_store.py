@@ -158,9 +158,16 @@ def test_projection_keeps_what_varies() -> None:
     assert projection.explained == pytest.approx(1.0)
     reduced = projection.apply(features)
     assert reduced.shape == (2, 10, 10, 5)
-    back = np.einsum("cd,cxyz->dxyz", projection.matrix, reduced) + projection.mean[:, None, None, None]
-    np.testing.assert_allclose(back, features, atol=1e-4)
-    assert reduced[0].std() > 2.5 * reduced[1].std()
+    deviation = features.std((1, 2, 3))
+    back = np.einsum("cd,cxyz->dxyz", projection.matrix * deviation**2, reduced)
+    np.testing.assert_allclose(back + projection.mean[:, None, None, None], features, atol=1e-4)
+    assert reduced[0].std() > 1.2 * reduced[1].std()
+    # distances are those of standardised channels
+    standardised = features.reshape(5, -1) / deviation[:, None]
+    flat = reduced.reshape(2, -1)
+    for i, j in ((0, 1), (3, 400), (77, 234)):
+        expected = np.linalg.norm(standardised[:, i] - standardised[:, j])
+        assert np.linalg.norm(flat[:, i] - flat[:, j]) == pytest.approx(expected, rel=1e-4)
     again = type(projection).from_json(projection.to_json())
     np.testing.assert_array_equal(again.matrix, projection.matrix)
 

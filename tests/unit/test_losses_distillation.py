@@ -292,8 +292,14 @@ class TestFeatures:
         # the scale of the teacher's channel does not matter
         assert feature_loss(9 * student, 9 * teacher, voxels([1.0, 1.0]).bool()).item() == pytest.approx(0.5)
 
+    def test_joint_normalisation_by_hand(self) -> None:
+        # channels of deviation 1 and 7: one deviation for both is sqrt((1 + 49) / 2) = 5
+        student, teacher = voxels([1.0, 2.0], [0.0, 14.0]), voxels([0.0, 2.0], [0.0, 14.0])
+        found = feature_loss(student, teacher, voxels([1.0, 1.0]).bool(), normalisation="joint")
+        assert found.item() == pytest.approx((1 / 5) ** 2 / 2 / 2)
+
     @pytest.mark.parametrize("distance", ["l2", "cosine"])
-    @pytest.mark.parametrize("normalisation", ["none", "channel"])
+    @pytest.mark.parametrize("normalisation", ["none", "channel", "joint"])
     def test_identities(self, distance: Any, normalisation: Any) -> None:
         generator = torch.Generator().manual_seed(0)
         teacher = torch.randn((2, 3, 4, 2, 2), generator=generator, dtype=torch.float64)
