@@ -50,7 +50,7 @@ def encode_targets(
     region: npt.NDArray[np.bool_] = np.any(targets.margins > 0, axis=0)
     if truth is not None:
         region |= truth
-    arrays = {LOGITS: _encode_margins(targets.margins, settings)}
+    arrays = {LOGITS: _encode_margins(targets.margins, settings, body)}
     for tap, features in targets.features.items():
         arrays[f"features/{tap}"] = _encode_features(
             features,
@@ -65,12 +65,13 @@ def encode_targets(
     return arrays
 
 
-def _encode_margins(margins: npt.NDArray[Any], settings: CacheSettings) -> EncodedArray:
+def _encode_margins(margins: npt.NDArray[Any], settings: CacheSettings, body: npt.NDArray[np.bool_]) -> EncodedArray:
     code = margin_code(settings)
     chunk = (settings.chunk, settings.chunk, settings.chunk)
     details: dict[str, Any] = {"temperatures": list(settings.temperatures)}
     if code is None:
         return EncodedArray(margins.astype(np.float32), None, (1, 1, 1), chunk, None, chunk, details)
+    code = code.fitted(margins, body)
     details["probability_bound"] = {str(t): code.probability_bound(t) for t in settings.temperatures}
     return EncodedArray(code.encode(margins), code, (1, 1, 1), chunk, None, chunk, details)
 

@@ -55,6 +55,36 @@ def test_saturated_background_reads_as_almost_nothing() -> None:
     assert sigmoid(code.decode(np.array([0])))[0] == pytest.approx(2.0**-12, rel=1e-3)
 
 
+@pytest.mark.parametrize("bits", [2, 4, 8])
+def test_ends_keep_the_sum_of_probabilities(bits: int) -> None:
+    """Body at 0.2 and at 0.8 of half a step; what lies outside of it does not count."""
+    step = 1 / (2**bits - 1)
+    u = np.array([0.1, 0.4, 0.1, 0.4]) * step
+    margins = np.log(np.concatenate((u, 1 - u)) / np.concatenate((1 - u, u))).reshape(1, 8, 1, 1)
+    outside = np.full((1, 2, 1, 1), -30.0)
+    body = np.arange(10).reshape(10, 1, 1) < 8
+    everything = np.concatenate((margins, outside), 1)
+    code = MarginCode(bits).fitted(everything, body)
+    read = sigmoid(code.decode(code.encode(margins)))
+    assert read.mean() == pytest.approx(sigmoid(margins).mean(), rel=1e-3)
+    assert read.min() == pytest.approx(0.25 * step, rel=1e-3)
+    assert np.abs(read - sigmoid(margins)).max() <= code.probability_bound(1.0)
+    again = code_from_json(code.to_json())
+    assert again == code
+
+
+def test_a_fitted_code_keeps_its_bound_and_its_order() -> None:
+    margins = np.linspace(-9, 9, 4001).reshape(1, -1, 1, 1)
+    for code in CODES:
+        fitted = code.fitted(margins, np.ones(margins.shape[1:], bool))
+        assert (np.diff(fitted.margins) > 0).all()
+        for temperature in (0.7, 1.0, 2.0):
+            error = np.abs(
+                sigmoid(margins / temperature) - sigmoid(fitted.decode(fitted.encode(margins)) / temperature)
+            )
+            assert error.max() <= fitted.probability_bound(temperature)
+
+
 def test_codes_read_back_to_themselves() -> None:
     for code in CODES:
         every = np.arange(code.levels).astype(code.dtype)
