@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -98,18 +99,27 @@ def deep_supervised(
         training: Form and weights of the loss.
         finest: Margins of the finest level, where they are known already.
     """
+
+    def term(score: Tensor, small: Tensor, level: int) -> Tensor:
+        known = None if level else finest
+        form, weight = training.loss, training.dice_weight
+        return supervised_loss(score, small, labelled, form=form, dice_weight=weight, student=known)
+
+    return over_levels(scores, labels, term)
+
+
+def over_levels(scores: list[Tensor], labels: Tensor, term: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
+    """Return the mean of a loss over decoder levels, weights 1, 1/2, 1/4, … normalised to sum 1.
+
+    Args:
+        scores: Logits per decoder level, finest first.
+        labels: Study values, 255 ignored, (B, X, Y, Z); coarser levels see every second voxel, every fourth, ….
+        term: Float32 logits of a level, its labels and its number (0 = finest) → loss.
+    """
     total = sum(0.5**level for level in range(len(scores)))
     loss = scores[0].new_zeros(())
     for level, score in enumerate(scores):
         step = [n // m for n, m in zip(labels.shape[1:], score.shape[2:], strict=True)]
         small = labels[:, step[0] // 2 :: step[0], step[1] // 2 :: step[1], step[2] // 2 :: step[2]]
-        term = supervised_loss(
-            score.float(),
-            small,
-            labelled,
-            form=training.loss,
-            dice_weight=training.dice_weight,
-            student=None if level else finest,
-        )
-        loss = loss + 0.5**level / total * term
+        loss = loss + 0.5**level / total * term(score.float(), small, level)
     return loss
