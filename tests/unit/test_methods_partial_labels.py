@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import log
-from typing import Any
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mskd.config.training import Training
+from mskd.losses.exclusion import exclusion_loss, merged_background_dice
 from mskd.losses.supervision import soft_dice_loss, supervised_loss
 
 IGNORE = 255
@@ -56,3 +56,74 @@ class TestPartial:
         )
         assert torch.equal(one, two)
         assert one.item() != pytest.approx(total(build("naive_union", context()).loss(sample, 0)).item(), rel=1e-3)
+
+
+def scores_of(*probabilities: list[float]) -> Tensor:
+    """One sample, voxels along x, each with its probabilities."""
+    return torch.tensor(probabilities).log().T.reshape(1, len(probabilities[0]), len(probabilities), 1, 1)
+
+
+def labels_of(*values: int) -> Tensor:
+    return torch.tensor(values, dtype=torch.uint8).view(1, len(values), 1, 1)
+
+
+FIRST = torch.tensor([[True, False]])
+
+
+class TestMarginalExclusion:
+    def test_exclusion_by_hand(self) -> None:
+        # organ 2 is unlabelled; e is 1 at the first two voxels, the last is judged by nobody
+        scores = scores_of([0.2, 0.5, 0.3], [0.1, 0.8, 0.1], [0.5, 0.1, 0.4], [0.1, 0.1, 0.8])
+        dice, entropy = exclusion_loss(scores, labels_of(1, 1, 0, IGNORE), FIRST)
+        assert dice.item() == pytest.approx(2 * 0.4 / (2 + 0.8), rel=1e-4)
+        assert entropy.item() == pytest.approx((log(1.3) + log(1.1)) / 3, rel=1e-4)
+
+    def test_disjoint_organs_are_not_penalised(self) -> None:
+        """One-hot predictions, the unlabelled organ beside the labelled one; then on it."""
+        labels = labels_of(1, 1, 0, 0)
+        apart, on_it = torch.tensor([1, 1, 2, 0]), torch.tensor([1, 2, 2, 0])
+        for predicted, expected in ((apart, (0.0, 0.0)), (on_it, (2 * 1 / (2 + 2), log(2) / 4))):
+            scores = 200 * one_hot(predicted.view(1, 4, 1, 1), 3)
+            found = exclusion_loss(scores, labels, FIRST)
+            assert [f.item() for f in found] == pytest.approx(expected, abs=1e-5)
+
+    def test_nothing_is_excluded_where_nothing_or_everything_is_labelled(self) -> None:
+        scores = torch.randn((1, 3, 2, 1, 1))
+        for labels, labelled in ((labels_of(0, 0), FIRST), (labels_of(1, 2), FIRST | True), (labels_of(1, 1), ~FIRST)):
+            assert [f.item() for f in exclusion_loss(scores, labels, labelled)] == [0, 0]
+
+    def test_only_unlabelled_organs_lose_on_labelled_voxels(self) -> None:
+        scores = torch.zeros((1, 3, 2, 1, 1), requires_grad=True)
+        sum(exclusion_loss(scores, labels_of(1, 0), FIRST)).backward()
+        slope = scores.grad[0, :, :, 0, 0]
+        assert slope[2, 0] > 0  # less of the unlabelled organ on the labelled one,
+        assert slope[1, 0] < 0  # more of the labelled one
+        # elsewhere a larger unlabelled organ does not overlap more
+        assert slope[2, 1] < 0
+
+    def test_merged_background_sums_probabilities(self) -> None:
+        scores = scores_of([0.2, 0.5, 0.3], [0.5, 0.1, 0.4], [0.3, 0.3, 0.4])
+        found = merged_background_dice(scores, labels_of(1, 0, IGNORE), FIRST)
+        assert found.tolist() == pytest.approx([1 - 2 * 0.9 / (0.5 + 0.9 + 1)], rel=1e-4)
+
+    def test_with_all_organs_labelled_it_is_ordinary_cross_entropy_and_dice(self) -> None:
+        built = build("marginal_exclusion", context())
+        sample = replace(batch(), labelled=torch.ones((2, 2), dtype=torch.bool))
+        scores, labels = built.network(sample.image), sample.labels
+        entropy = functional.cross_entropy(scores, labels.long(), ignore_index=IGNORE, reduction="none")
+        valid = labels != IGNORE
+        target = one_hot(torch.where(valid, labels, 0), 3)
+        dice = soft_dice_loss(scores.softmax(1), target, valid[:, None])
+        expected = entropy.sum((1, 2, 3)) / valid.sum((1, 2, 3)) + dice.sum(1)
+        terms = built.loss(sample, 0)
+        assert terms["exclusion"].item() == 0
+        assert total(terms).item() == pytest.approx(expected.mean().item())
+
+    def test_is_partial_and_more(self) -> None:
+        sample = batch()
+        more, partial = (build(kind, context()).loss(sample, 0) for kind in ("marginal_exclusion", "partial"))
+        assert torch.equal(more["supervised"], partial["supervised"])
+        assert more["exclusion"].item() > 0.01
+        without = build("marginal_exclusion", context(training=Training(dice_weight=0.0))).loss(sample, 0)
+        assert without["background"].item() == 0
+        assert 0 < without["exclusion"].item() < more["exclusion"].item()
