@@ -90,6 +90,8 @@ def student_leaves(study: Study, method: str) -> Leaves:
     }
     if {"targets", "teachers"} & needs:
         leaves["owned"] = {teacher: _values(study, study.teacher_organs(teacher)) for teacher in study.teachers}
+    if "organ_sets" in needs:
+        leaves["organ_sets"] = study.labelled_sets
     if "distillation" in needs:
         leaves["distillation"] = study.method_distillation(method).model_dump(mode="json")
     return leaves

@@ -157,6 +157,13 @@ class Study(Section):
         labelled = self.datasets[self.teacher_dataset(teacher)].labelled_organs
         return [organ for organ in self.organs if organ in labelled]
 
+    @property
+    def labelled_sets(self) -> list[list[int]]:
+        """Every different set of organs (0 … K − 1, ascending) that a training dataset labels, once."""
+        training = [dataset.labelled_organs for dataset in self.datasets.values() if dataset.role == "train"]
+        found = {tuple(i for i, organ in enumerate(self.organs) if organ in labelled) for labelled in training}
+        return [list(organs) for organs in sorted(found) if organs]
+
     def method_kind(self, method: str) -> str:
         """Return the module of mskd/methods behind a row."""
         return self.methods[method].kind or method

@@ -5,7 +5,8 @@ A method file states, as plain constants that the workflow reads without importi
 - TITLE: what tables call it;
 - TRAINS: whether it trains a network of its own;
 - NEEDS: what it reads beside images and labels: "teachers" (model folders), "targets" (cached logits), "features"
-  (cached features), "distillation" (the section of that name), "withheld_labels";
+  (cached features), "distillation" (the section of that name), "withheld_labels", "organ_sets" (which organs the
+  training datasets label, beyond what each sample says of its own);
 
 and offers `build(context)`, which returns the network, its loss, and what patches have to hold (or, where TRAINS is
 False, `assemble(context, teachers)`).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, nn
 
 from mskd.config.distillation import Distillation
@@ -13,7 +14,7 @@ from mskd.config.training import Training
 from mskd.losses.supervision import supervised_loss
 from mskd.networks.unet import UNet
 from mskd.training.loop import Loss
-from mskd.training.patches import Batch, PatchNeeds
+from mskd.training.patches import IGNORE, Batch, PatchNeeds
 
 Triple = tuple[int, int, int]
 
@@ -31,6 +32,7 @@ class MethodContext:
         tap_channels: Teacher → tap → channels of the cached features.
         tap_strides: Tap → stride.
         components: Teachers and taps whose cached features are principal components.
+        organ_sets: What the training datasets label: every different set of organs 0 … K − 1 once, in ascending order.
     """
 
     organs: list[str]
@@ -41,6 +43,7 @@ class MethodContext:
     tap_channels: dict[str, dict[str, int]] = field(default_factory=dict)
     tap_strides: dict[str, Triple] = field(default_factory=dict)
     components: frozenset[tuple[str, str]] = frozenset()
+    organ_sets: list[list[int]] = field(default_factory=list)
 
     @property
     def channels(self) -> int:
@@ -123,3 +126,54 @@ def over_levels(scores: list[Tensor], labels: Tensor, term: Callable[[Tensor, Te
         small = labels[:, step[0] // 2 :: step[0], step[1] // 2 :: step[1], step[2] // 2 :: step[2]]
         loss = loss + 0.5**level / total * term(score.float(), small, level)
     return loss
+
+
+def head_of(labelled: Tensor, organ_sets: list[list[int]]) -> list[int]:
+    """Return which organ set each sample's dataset labels; datasets that label the same organs share a head.
+
+    Args:
+        labelled: Organs that each case's dataset labels, bool (B, K).
+        organ_sets: As in `MethodContext`.
+
+    Raises:
+        ValueError: If a sample's organs are none of the sets.
+    """
+    rows = [[organ for organ, known in enumerate(row) if known] for row in labelled.tolist()]
+    for row in rows:
+        if row not in organ_sets:
+            raise ValueError(f"no head for organs {row}; there are heads for {organ_sets}")
+    return [organ_sets.index(row) for row in rows]
+
+
+def own_head_loss(
+    scores: list[Tensor], first: list[int], batch: Batch, organ_sets: list[list[int]], training: Training
+) -> Tensor:
+    """Return supervision of each sample through the head of its dataset alone, averaged over the batch.
+
+    Args:
+        scores: Per decoder level, finest first, the channels of all heads (B, C, X, Y, Z).
+        first: For each organ set the first channel of its head, the background; its organs follow.
+        batch: Patches; their labels name no organ outside their dataset's set.
+        organ_sets: As in `MethodContext`.
+        training: Form and weights of the loss.
+    """
+    heads = head_of(batch.labelled, organ_sets)
+    loss = scores[0].new_zeros(())
+    for head in sorted(set(heads)):
+        rows, organs = [row for row, of in enumerate(heads) if of == head], organ_sets[head]
+        channels = slice(first[head], first[head] + 1 + len(organs))
+        everything = torch.ones((len(rows), len(organs)), dtype=torch.bool, device=batch.labels.device)
+        term = deep_supervised(
+            [score[rows, channels] for score in scores], _renumbered(batch.labels[rows], organs), everything, training
+        )
+        loss = loss + len(rows) / len(heads) * term
+    return loss
+
+
+def _renumbered(labels: Tensor, organs: list[int]) -> Tensor:
+    """Return labels that count the organs of a set from 1 on; 255 stays."""
+    numbers = torch.zeros(IGNORE + 1, dtype=labels.dtype, device=labels.device)
+    numbers[IGNORE] = IGNORE
+    for number, organ in enumerate(organs, start=1):
+        numbers[1 + organ] = number
+    return numbers[labels.long()]

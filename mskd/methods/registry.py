@@ -12,7 +12,7 @@ from mskd.errors import ConfigError
 
 NOT_METHODS = {"__init__", "registry", "base"}
 CONSTANTS = ("TITLE", "TRAINS", "NEEDS")
-KNOWN_NEEDS = {"teachers", "targets", "features", "distillation", "withheld_labels"}
+KNOWN_NEEDS = {"teachers", "targets", "features", "distillation", "withheld_labels", "organ_sets"}
 
 
 @dataclass(frozen=True)

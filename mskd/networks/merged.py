@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -35,19 +36,8 @@ class MergedTeachers(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return scores (B, 1 + K, X, Y, Z) for an image (B, 1, X, Y, Z)."""
-        scores = image.new_zeros((image.shape[0], self.channels, *image.shape[2:]))
-        counts = [0] * self.channels
-        for name, owned in self.organs.items():
-            margin = margins(self._member(name)(image))
-            for index, channel in enumerate(owned):
-                scores[:, channel] += margin[:, index]
-                counts[channel] += 1
-        factors = torch.tensor([1.0 / max(1, n) for n in counts], device=scores.device, dtype=scores.dtype)
-        scores = scores * factors.view(1, -1, 1, 1, 1)
-        for channel in range(1, self.channels):
-            if counts[channel] == 0:
-                scores[:, channel] = FAR
-        return scores
+        said = ((margins(self._member(name)(image)), owned) for name, owned in self.organs.items())
+        return merge_margins(said, self.channels)
 
     def describe(self) -> dict[str, Any]:
         """Return what `build` needs to make this network again."""
@@ -56,6 +46,34 @@ class MergedTeachers(nn.Module):
 
     def _member(self, name: str) -> unet.UNet:
         return cast(unet.UNet, self.members[_module_name(name)])
+
+
+def merge_margins(said: Iterable[tuple[Tensor, list[int]]], channels: int) -> Tensor:
+    """Return scores (B, 1 + K, X, Y, Z): 0 for the background, the mean margin of each organ, far less for untold ones.
+
+    Args:
+        said: One after another, margins (B, n, X, Y, Z) and the n output channels (1 … K) that they are about.
+        channels: 1 + K.
+
+    Raises:
+        ValueError: If nobody says anything.
+    """
+    scores: Tensor | None = None
+    counts = [0] * channels
+    for margin, owned in said:
+        if scores is None:
+            scores = margin.new_zeros((margin.shape[0], channels, *margin.shape[2:]))
+        for index, channel in enumerate(owned):
+            scores[:, channel] += margin[:, index]
+            counts[channel] += 1
+    if scores is None:
+        raise ValueError("no network to merge")
+    factors = torch.tensor([1.0 / max(1, n) for n in counts], device=scores.device, dtype=scores.dtype)
+    scores = scores * factors.view(1, -1, 1, 1, 1)
+    for channel in range(1, channels):
+        if counts[channel] == 0:
+            scores[:, channel] = FAR
+    return scores
 
 
 def _module_name(teacher: str) -> str:

@@ -93,6 +93,18 @@ class UNet(nn.Module):
                 scores.append(self.decoder.seg_layers[stage](below))
         return scores[::-1], {tap: found[tap] for tap in taps}
 
+    def replace_outputs(self, channels: int) -> None:
+        """Give the network other output channels; all other weights stay as the same random state made them.
+
+        Args:
+            channels: Channels of the new segmentation layers, freshly initialised.
+        """
+        for stage, old in enumerate(self.decoder.seg_layers):
+            layer = nn.Conv3d(old.in_channels, channels, 1).apply(InitWeights_He(1e-2))
+            layer.requires_grad_(old.weight.requires_grad)
+            self.decoder.seg_layers[stage] = layer
+        self.channels = channels
+
     def tap_channels(self, tap: str) -> int:
         """Return the number of channels of a tap."""
         return self.settings.features[self.settings.tap_level(tap)]

@@ -154,4 +154,5 @@ def _context(study: Study, method: str, stores: dict[str, TargetStore]) -> Metho
         components=frozenset(
             (teacher, tap) for teacher, store in stores.items() for tap in store.strides if store.projected(tap)
         ),
+        organ_sets=study.labelled_sets,
     )

@@ -42,6 +42,7 @@ def context(distillation: dict[str, Any] | None = None, **changes: Any) -> Metho
         owned={"a": [0], "b": [1]},
         tap_channels={"a": CHANNELS, "b": CHANNELS},
         tap_strides=TAPS,
+        organ_sets=[[0], [1]],
     )
     return replace(made, **changes)
 

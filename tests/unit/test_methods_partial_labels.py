@@ -11,9 +11,13 @@ from test_methods import batch, build, context, total
 from torch import Tensor
 from torch.nn import functional
 
+from mskd.config.model import Network
 from mskd.config.training import Training
 from mskd.losses.exclusion import exclusion_loss, merged_background_dice
 from mskd.losses.supervision import soft_dice_loss, supervised_loss
+from mskd.margins import margins
+from mskd.methods.base import head_of, own_head_loss
+from mskd.networks.merged import FAR
 
 IGNORE = 255
 
@@ -127,3 +131,58 @@ class TestMarginalExclusion:
         without = build("marginal_exclusion", context(training=Training(dice_weight=0.0))).loss(sample, 0)
         assert without["background"].item() == 0
         assert 0 < without["exclusion"].item() < more["exclusion"].item()
+
+
+class TestHeads:
+    def test_datasets_with_the_same_organs_share_a_head(self) -> None:
+        labelled = torch.tensor([[False, True, True], [True, False, False], [False, True, True]])
+        assert head_of(labelled, [[0], [1, 2]]) == [1, 0, 1]
+        with pytest.raises(ValueError, match=r"no head for organs \[1, 2\]"):
+            head_of(labelled, [[0], [1]])
+
+    def test_loss_by_hand(self) -> None:
+        """Each sample alone: the channels of its own head, its organs counted from 1 on."""
+        scores = torch.randn((3, 2 + 3, 4, 4, 4))
+        labels = torch.zeros((3, 4, 4, 4), dtype=torch.uint8)
+        labels[0, 0], labels[0, 1], labels[1, 2], labels[2, 3], labels[:, :, -1] = 2, 3, 1, 3, IGNORE
+        labelled = torch.tensor([[False, True, True], [True, False, False], [False, True, True]])
+        sample = replace(batch(), labels=labels, labelled=labelled)
+        found = own_head_loss([scores], [0, 2], sample, [[0], [1, 2]], Training())
+        both = torch.ones((1, 2), dtype=torch.bool)
+        counted = torch.where((labels > 1) & (labels < IGNORE), labels - 1, labels)
+        each = [
+            supervised_loss(scores[:1, 2:], counted[:1], both),
+            supervised_loss(scores[1:2, :2], labels[1:2], both[:, :1]),
+            supervised_loss(scores[2:, 2:], counted[2:], both),
+        ]
+        assert found.item() == pytest.approx(sum(each).item() / 3, rel=1e-5)
+
+
+class TestMultiHead:
+    def test_other_heads_get_no_gradient(self) -> None:
+        """Only the second dataset is in the batch: channels 0 and 1 belong to the first."""
+        built = build("multi_head", context())
+        sample = replace(batch(), labelled=torch.tensor([[False, True]] * 2))
+        sample.labels[sample.labels == 1] = 0
+        total(built.loss(sample, 0)).backward()
+        layer = built.network.decoder.seg_layers[-1]
+        for slope in (layer.weight.grad, layer.bias.grad):
+            assert (slope[:2] == 0).all()
+            assert (slope[2:] != 0).any()
+        assert all((p.grad != 0).any() for p in built.network.encoder.parameters() if p.dim() > 1)
+
+    def test_heads_are_merged_by_their_margins(self) -> None:
+        built = build("multi_head", context(organs=["x", "y", "z", "w"], organ_sets=[[0, 1], [1], [2]]))
+        image = batch().image
+        scores, merged = built.network.run(image)[0][0], built.network(image)
+        first, second, third = margins(scores[:, :3]), margins(scores[:, 3:5]), margins(scores[:, 5:])
+        expected = [first[:, 0], (first[:, 1] + second[:, 0]) / 2, third[:, 0]]
+        torch.testing.assert_close(merged[:, 1:4], torch.stack(expected, 1))
+        assert (merged[:, 0] == 0).all()
+        assert (merged[:, 4] == FAR).all()
+
+    def test_deep_supervision_reaches_every_level(self) -> None:
+        deep = Network(features=[2, 3, 4], convolutions_per_level=1, deep_supervision=True)
+        built = build("multi_head", context(network=deep))
+        total(built.loss(batch(), 0)).backward()
+        assert all((p.grad != 0).any() for p in built.network.decoder.seg_layers.parameters())
