@@ -17,6 +17,7 @@ from mskd.losses.exclusion import exclusion_loss, merged_background_dice
 from mskd.losses.supervision import soft_dice_loss, supervised_loss
 from mskd.margins import margins
 from mskd.methods.base import head_of, own_head_loss
+from mskd.networks.dodnet import WIDTH, dynamic_head
 from mskd.networks.merged import FAR
 
 IGNORE = 255
@@ -186,3 +187,54 @@ class TestMultiHead:
         built = build("multi_head", context(network=deep))
         total(built.loss(batch(), 0)).backward()
         assert all((p.grad != 0).any() for p in built.network.decoder.seg_layers.parameters())
+
+
+class TestDodnet:
+    def test_with_given_weights_it_is_three_convolutions(self) -> None:
+        """Every image has its own."""
+        shapes = [(4, 3), (4, 4), (2, 4)]
+        features, parameters = torch.randn((2, 3, 2, 3, 4)), torch.randn((2, 4 * 4 + 4 * 5 + 2 * 5))
+        found = dynamic_head(features, parameters, shapes)
+        for image in range(2):
+            weights = list(torch.split(parameters[image], [12, 16, 8, 4, 4, 2]))
+            value = features[image : image + 1]
+            for layer, (rows, columns) in enumerate(shapes):
+                kernel = weights[layer].view(rows, columns, 1, 1, 1)
+                value = functional.conv3d(value.relu() if layer else value, kernel, weights[3 + layer])
+            torch.testing.assert_close(found[image : image + 1], value)
+
+    def test_the_controller_sees_task_and_pooled_bottleneck(self) -> None:
+        net = build("dodnet", context()).network
+        image = batch().image
+        features, pooled = net.describe_image(image)
+        torch.testing.assert_close(pooled, net.encoder(image)[-1].mean((2, 3, 4)))
+        assert features.shape == (2, WIDTH, 8, 8, 8)
+        assert net.controller.out_features == 162  # as in the paper for one organ per task
+        code = torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+        expected = dynamic_head(features, net.controller(torch.cat((pooled, code), 1)), net.head_shapes)
+        torch.testing.assert_close(net.head(features, pooled, [1, 0]), expected)
+        assert not torch.allclose(net.head(features, pooled, [0, 0]), expected)
+
+    def test_a_sample_teaches_the_task_of_its_dataset(self) -> None:
+        """Weights of the controller that read the other task's code get no gradient."""
+        built = build("dodnet", context())
+        sample = replace(batch(), labelled=torch.tensor([[False, True]] * 2))
+        sample.labels[sample.labels == 1] = 0
+        total(built.loss(sample, 0)).backward()
+        slope = built.network.controller.weight.grad
+        assert (slope[:, -2] == 0).all()
+        assert (slope[:, -1] != 0).any()
+
+    def test_tasks_are_merged_after_one_pass_of_the_backbone(self) -> None:
+        made = context(organs=["x", "y", "z"], organ_sets=[[0, 2], [1]])
+        net, image = build("dodnet", made).network, batch().image
+        passes: list[int] = []
+        net.encoder.register_forward_hook(lambda *_: passes.append(1))
+        merged = net(image)
+        assert len(passes) == 1
+        features, pooled = net.describe_image(image)
+        both = margins(net.head(features, pooled, [0, 0]))
+        torch.testing.assert_close(merged[:, [1, 3]], both)
+        # the smaller set leaves its last channel unused
+        single = margins(net.head(features, pooled, [1, 1])[:, :2])
+        torch.testing.assert_close(merged[:, 2:3], single)
