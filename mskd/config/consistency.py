@@ -203,13 +203,13 @@ def _distillation(study: Study, method: str) -> Iterator[Fault]:
     except FaultsError as faults:
         yield from faults.faults
         return
-    row = ("methods", method, "distillation")
+    row, kind = ("methods", method, "distillation"), study.method_kind(method)
     if not low <= settings.temperature <= high:
-        where = ".".join(row if "temperature" in own else ("distillation",))
+        by_method = kind in method_kinds() and "temperature" in method_facts(kind).distillation
+        where = ".".join(row if "temperature" in own or by_method else ("distillation",))
         write = {"cache": {"temperatures": [min(low, settings.temperature), max(high, settings.temperature)]}}
         allowed = f"{low:g} to {high:g}, the range of cache.temperatures, for which the cache bounds its error"
         yield Fault(f"{where}.temperature", settings.temperature, allowed, write)
-    kind = study.method_kind(method)
     if kind not in method_kinds() or "features" not in method_facts(kind).needs:
         return
     place = (*(row if "feature_taps" in own else ("distillation",)), "feature_taps")

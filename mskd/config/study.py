@@ -17,6 +17,7 @@ from mskd.config.faults import Fault, FaultsError, faults_of
 from mskd.config.model import Network, Preprocessing
 from mskd.config.section import Section, key
 from mskd.config.training import Training
+from mskd.methods.registry import method_facts, method_kinds
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 NAMES = "letters, digits, '_', '.' and '-', the first a letter or digit"
@@ -177,8 +178,10 @@ class Study(Section):
         return _override(self.training, self.methods[method].training, ("methods", method, "training"))
 
     def method_distillation(self, method: str) -> Distillation:
-        """Return the distillation section of a row, its own keys applied."""
-        return _override(self.distillation, self.methods[method].distillation, ("methods", method, "distillation"))
+        """Return the distillation section of a row: its own keys come first, then the method's own defaults."""
+        kind, own = self.method_kind(method), self.methods[method].distillation
+        defaults = method_facts(kind).distillation if kind in method_kinds() else {}
+        return _override(self.distillation, {**defaults, **own}, ("methods", method, "distillation"))
 
 
 def _plain(name: str) -> str:

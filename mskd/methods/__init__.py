@@ -7,6 +7,7 @@ A method file states, as plain constants that the workflow reads without importi
 - NEEDS: what it reads beside images and labels: "teachers" (model folders), "targets" (cached logits), "features"
   (cached features), "distillation" (the section of that name), "withheld_labels", "organ_sets" (which organs the
   training datasets label, beyond what each sample says of its own);
+- DISTILLATION, optional: keys of the section `distillation` whose default is another for this method;
 
 and offers `build(context)`, which returns the network, its loss, and what patches have to hold (or, where TRAINS is
 False, `assemble(context, teachers)`).

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from mskd.errors import ConfigError
 
 NOT_METHODS = {"__init__", "registry", "base"}
 CONSTANTS = ("TITLE", "TRAINS", "NEEDS")
+OPTIONAL = ("DISTILLATION",)
 KNOWN_NEEDS = {"teachers", "targets", "features", "distillation", "withheld_labels", "organ_sets"}
 
 
@@ -24,12 +25,14 @@ class MethodFacts:
         title: Name in tables.
         trains: Whether it trains a network.
         needs: What it reads beside images and labels.
+        distillation: Keys of the section `distillation` whose default is another for this method.
     """
 
     kind: str
     title: str
     trains: bool
     needs: frozenset[str]
+    distillation: dict[str, Any] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -56,7 +59,7 @@ def method_facts(kind: str) -> MethodFacts:
     for node in tree.body:
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.value is not None:
             for target in node.targets if isinstance(node, ast.Assign) else [node.target]:
-                if isinstance(target, ast.Name) and target.id in CONSTANTS:
+                if isinstance(target, ast.Name) and target.id in (*CONSTANTS, *OPTIONAL):
                     constants[target.id] = ast.literal_eval(node.value)
     if missing := [name for name in CONSTANTS if name not in constants]:
         raise ConfigError(
@@ -66,4 +69,5 @@ def method_facts(kind: str) -> MethodFacts:
     needs = frozenset(constants["NEEDS"])
     if unknown := needs - KNOWN_NEEDS:
         raise ConfigError(f"mskd/methods/{kind}.py: NEEDS has {sorted(unknown)}; allowed: {sorted(KNOWN_NEEDS)}")
-    return MethodFacts(kind, str(constants["TITLE"]), bool(constants["TRAINS"]), needs)
+    title, trains = str(constants["TITLE"]), bool(constants["TRAINS"])
+    return MethodFacts(kind, title, trains, needs, dict(constants.get("DISTILLATION", {})))
