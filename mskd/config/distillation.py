@@ -19,7 +19,9 @@ class Distillation(Section):
 
     logit_weight: float = key(1.0, "λ of the logits-wise term", ge=0)
     feature_weight: float = key(0.1, "λ of the feature-wise term", ge=0)
-    temperature: float = key(1.0, "τ, acts on margins: σ(m / τ)", gt=0)
+    temperature: float = key(
+        1.0, "τ, acts on margins: σ(m / τ); rows of conditional_distillation have 2 unless they say otherwise", gt=0
+    )
     form: Literal["margin", "raw", "assembled"] = key(
         "margin",
         "margin: one-vs-rest log-odds against the LSE of the student's other channels; raw: against its background "

@@ -36,6 +36,7 @@ from mskd.training.patches import IGNORE, Batch, PatchNeeds
 TITLE = "co-training"
 TRAINS = True
 NEEDS = ["targets"]
+COMPANIONS = {"learning": 1, "following": 2}
 DECAY = 0.99
 DILATION = 3  # voxels of the study grid
 RAMP_SHARE = 0.25  # of the steps: until then the averages have little to teach

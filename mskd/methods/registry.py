@@ -12,7 +12,7 @@ from mskd.errors import ConfigError
 
 NOT_METHODS = {"__init__", "registry", "base"}
 CONSTANTS = ("TITLE", "TRAINS", "NEEDS")
-OPTIONAL = ("DISTILLATION",)
+OPTIONAL = ("DISTILLATION", "COMPANIONS")
 KNOWN_NEEDS = {"teachers", "targets", "features", "distillation", "withheld_labels", "organ_sets"}
 
 
@@ -26,6 +26,8 @@ class MethodFacts:
         trains: Whether it trains a network.
         needs: What it reads beside images and labels.
         distillation: Keys of the section `distillation` whose default is another for this method.
+        companions: Further networks of the student's size while it trains: how many are "learning", how many
+            "following" another's weights.
     """
 
     kind: str
@@ -33,6 +35,7 @@ class MethodFacts:
     trains: bool
     needs: frozenset[str]
     distillation: dict[str, Any] = field(default_factory=dict)
+    companions: dict[str, int] = field(default_factory=dict)
 
     @property
     def module(self) -> str:
@@ -70,4 +73,5 @@ def method_facts(kind: str) -> MethodFacts:
     if unknown := needs - KNOWN_NEEDS:
         raise ConfigError(f"mskd/methods/{kind}.py: NEEDS has {sorted(unknown)}; allowed: {sorted(KNOWN_NEEDS)}")
     title, trains = str(constants["TITLE"]), bool(constants["TRAINS"])
-    return MethodFacts(kind, title, trains, needs, dict(constants.get("DISTILLATION", {})))
+    distillation, companions = (dict(constants.get(name, {})) for name in OPTIONAL)
+    return MethodFacts(kind, title, trains, needs, distillation, companions)

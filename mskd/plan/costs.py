@@ -113,8 +113,11 @@ class Costs:
         validation_s = window * sum(self._count_windows(case) for case in checked)
         times = ceil(section.steps / section.validate_every)
         kept_mib = min(section.ram_cache_gib, self._kept_gib[name]) * 1024 * max(1, section.workers)
-        states = (2 if section.optimiser == "adamw" else 1) + (1 if section.ema_decay else 0)
-        copies = 1 + (2 + states if section.steps > section.checkpoint_every else 0)  # model; checkpoint with the best
+        beside = method_facts(self.study.method_kind(row)).companions if kind == "method" else {}
+        learning, following = 1 + beside.get("learning", 0), beside.get("following", 0)
+        states = (2 if section.optimiser == "adamw" else 1) * learning + (1 if section.ema_decay else 0)
+        checkpoint = 1 + learning + following + states  # with the best
+        copies = 1 + (checkpoint if section.steps > section.checkpoint_every else 0)
         return Cost(
             self.units.start_s + unit.fixed_s + section.steps * unit.step_s + times * validation_s,
             4 * self.units.parameters[name] * copies,

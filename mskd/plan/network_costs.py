@@ -23,7 +23,7 @@ from mskd.device import pick_device, set_up
 from mskd.inference import sliding_window, study_windows
 from mskd.layout import Layout, target_place
 from mskd.methods.registry import method_facts
-from mskd.models import load_model
+from mskd.models import load_model, read_card
 from mskd.plan.activations import activation_mib, parameter_count
 from mskd.plan.miniature import RUN, Triple, alike, fill_miniature, made_up, miniature, smaller, trainings, whole
 from mskd.plan.probe import Probe, mean_step_s, model_folder, probe, train_miniature
@@ -83,6 +83,7 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
 
     machine = in_child("made-up volumes", folder, fill)
     found: dict[str, Any] = {}
+    parameters = _parameters(study)
     predict: dict[str, Any] = {}
     cache: dict[str, Any] = {}
     scale = prod(study.window) / prod(window)
@@ -90,6 +91,7 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
         factor = prod(trainings(study)[name].patch_size) / prod(plan[name][0])
         units = _training(study, mini, folder, name, factor, look, task["device"])
         found |= dict.fromkeys((name, *others), units)
+        parameters |= dict.fromkeys((name, *others), read_card(model_folder(mini, name))["parameters"])
         if name == first:
             predict = _inference(study, mini, folder, name, scale, look, task)
             written = _cache(study, mini, folder, name, predict["window_s"] / scale, task["device"])
@@ -104,7 +106,7 @@ def measure_networks(study: Study, folder: Path, task: dict[str, Any]) -> dict[s
         "cache_bytes": written["voxel_bytes"],
         "predict": predict,
         "scaled": scaled,
-        "parameters": _parameters(study),
+        "parameters": parameters,
         "device": machine["device"],
         "machine": machine["machine"],
         "gpu_memory": "measured" if machine["device"] == "cuda" else "estimated",
@@ -132,7 +134,12 @@ def _training(
 
 
 def _estimated_mib(study: Study, name: str, section: Training) -> float:
-    return activation_mib(study.network, _channels(study, name), section.patch_size, section.batch_size, section)
+    kind, _, row = name.partition("/")
+    beside = method_facts(study.method_kind(row)).companions if kind == "method" else {}
+    channels = _channels(study, name)
+    one = activation_mib(study.network, channels, section.patch_size, section.batch_size, section)
+    following = beside.get("following", 0) * 4 * parameter_count(study.network, channels) / 2**20
+    return one * (1 + beside.get("learning", 0)) + following
 
 
 def _inference(

@@ -25,7 +25,9 @@ from mskd.dag import Graph
 from mskd.errors import ConfigError, DataError
 from mskd.plan import measuring
 from mskd.plan.activations import activation_mib, parameter_count
+from mskd.plan.costs import Costs
 from mskd.plan.jobs import study_jobs
+from mskd.plan.network_costs import _estimated_mib
 from mskd.plan.report import disk_warning, notes, plan_json, show_plan
 from mskd.plan.study import Plan, plan_study
 from mskd.plan.units import InferenceUnits, TrainingUnits, Units, VolumeUnits, measured_or_read, units_leaves
@@ -202,6 +204,28 @@ def test_costs_by_hand(plan: Plan) -> None:
     assert fit.total_s == pytest.approx(2 * (2 + 2 * 1000 * windows))
     assert plan.jobs == 2 + 2 + 2 + 2 + 4 + 2 + 2 + 2 + 1
     assert plan.schedule.work_s == pytest.approx(sum(stage.total_s for stage in plan.stages))
+
+
+def test_a_method_of_several_networks_is_planned_as_such(study: Study, units: Units) -> None:
+    """Co-training: two networks that learn, an average of each."""
+    data = study.model_dump(mode="json") | {"methods": {"self_training": {}, "co_training": {}}}
+    data["training"]["checkpoint_every"] = 5
+    changed = parse_study(data)
+    rows = {f"method/{name}": units.training["method/mskd"] for name in changed.methods}
+    found = units.model_copy(
+        update={
+            "training": {**units.training, **rows},
+            "parameters": {**units.parameters, "method/self_training": 1000, "method/co_training": 1000},
+        }
+    )
+    costs = Costs(Graph(changed), scan_sizes(Graph(changed)), found)
+    jobs = {job.parts[0]: job for job in study_jobs(Graph(changed)) if job.stage == "train_student"}
+    copies = {name: costs.of(job).disk_bytes / 4000 for name, job in jobs.items()}
+    # the model, and in the checkpoint the best weights, each network, and the momentum of those that learn
+    assert copies == {"self_training": 1 + 1 + 1 + 1, "co_training": 1 + 1 + 4 + 2}
+    one, two = (_estimated_mib(changed, f"method/{name}", changed.training) for name in jobs)
+    averages = 2 * 4 * parameter_count(changed.network, 3) / 2**20
+    assert two == pytest.approx(2 * one + averages)
 
 
 def test_same_units_give_the_same_plan(study: Study, units: Units, tmp_path: Path, plan: Plan) -> None:
