@@ -3,8 +3,8 @@
 Margins. With τ_c the largest temperature that students may use and L = 2^bits levels, spacing "probability" codes
 u = σ(m / τ_c) as q = round(u (L − 1)): at τ_c no probability is wrong by more than 1 / (2 (L − 1)). The first and the
 last code stand for everything that is saturated; they are read as the mean u of what they stand for in the body, which
-keeps the sum of all probabilities: read as 0 and 1 they cost a student 2 to 5 points of Dice. Spacing "margin" codes m
-itself, evenly within ±clip. For every other temperature `probability_bound` gives the exact largest error.
+keeps the sum of all probabilities; read as 0 and 1 they would make a student surer than its teacher. Spacing "margin"
+codes m itself, evenly within ±clip. For every other temperature `probability_bound` gives the exact largest error.
 
 Features. Per channel a scale s = REACH · rms(f) / (2^(bits − 1) − 1), or less where max|f| is smaller;
 q = round(f / s), cut at ±(2^(bits − 1) − 1). A few far values are cut rather than all others blurred; the largest
