@@ -22,6 +22,7 @@ from mskd.provenance import file_digest
 from mskd.storage import atomic_path
 
 SEALED = "zarr.json"
+DIGITS = 32  # of a SHA-256: 128 bits; a small scan's store is a third metadata
 
 
 class StoreFiles(Protocol):
@@ -40,7 +41,7 @@ class StoreFiles(Protocol):
         """Return the bytes of a file."""
 
     def digest(self, name: str) -> str:
-        """Return the SHA-256 of a file."""
+        """Return the digest of a file, the first half of its SHA-256."""
 
     def opened(self) -> Any:
         """Return what `zarr.open_group` reads."""
@@ -75,8 +76,8 @@ class LocalFiles:
         return (self.path / name).stat().st_size
 
     def digest(self, name: str) -> str:
-        """Return the SHA-256 of a file."""
-        return file_digest(self.path / name)
+        """Return the digest of a file."""
+        return file_digest(self.path / name)[:DIGITS]
 
     def opened(self) -> Path:
         """Return what `zarr.open_group` reads."""
@@ -134,8 +135,8 @@ class RemoteFiles:
         return len(self.objects[name])
 
     def digest(self, name: str) -> str:
-        """Return the SHA-256 of an object."""
-        return hashlib.sha256(self.objects[name]).hexdigest()
+        """Return the digest of an object."""
+        return hashlib.sha256(self.objects[name]).hexdigest()[:DIGITS]
 
     def opened(self) -> Any:
         """Return what `zarr.open_group` reads: the objects in memory."""

@@ -2,7 +2,7 @@
 
 `logits` holds margins (K_n, X, Y, Z) and `features/<tap>` features (C', x, y, z), as codes or as they are; each array
 is one shard, each chunk carries a CRC32C. The attributes say how codes are read (`code`), which files belong to the
-store with size and SHA-256 (`files`), and end in a `seal`, the SHA-256 of all the other attributes.
+store with size and digest (`files`), and end in a `seal`, the digest of all the other attributes (SHA-256, 128 bits).
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import numpy.typing as npt
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec, ZstdCodec
 
-from mskd.cache.files import SEALED, store_files
+from mskd.cache.files import DIGITS, SEALED, LocalFiles, store_files
 from mskd.cache.quantisation import FeatureCode, MarginCode, code_from_json
 from mskd.cache.selection import expand
 from mskd.errors import ConfigError, MissingArtefactError
-from mskd.provenance import array_digest, content_key, file_digest, made_by
+from mskd.provenance import array_digest, content_key, made_by
 
 FORMAT = "mskd-targets-2"
 LOGITS = "logits"
@@ -96,11 +96,8 @@ def write_store(
         content = content_key(arrays=digests)
         for file in part.rglob(SEALED):
             _compact(file)
-        files = {
-            file.relative_to(part).as_posix(): [file.stat().st_size, file_digest(file)]
-            for file in sorted(part.rglob("*"))
-            if file.is_file() and file != part / SEALED
-        }
+        written = LocalFiles(part)
+        files = {name: [written.size(name), written.digest(name)] for name in written.names() if name != SEALED}
         sealed = {
             **attributes,
             "format": FORMAT,
@@ -266,7 +263,7 @@ def attributes_fault(attributes: dict[str, Any]) -> str:
 
 
 def _seal(attributes: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(attributes, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(attributes, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:DIGITS]
 
 
 def _compact(file: Path) -> None:

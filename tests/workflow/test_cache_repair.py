@@ -90,7 +90,7 @@ def test_targets_in_an_object_store(finished: Project, tmp_path: Path, monkeypat
     (manifest,) = (project.results / "manifests" / "train_student" / "mskd").glob("*.json")
     manifest.unlink()
     shutil.rmtree(project.results / "models" / "mskd")
-    project.edit_study(lambda study: study["cache"].update(root="s3://targets/cache"))
+    project.edit_study(lambda study: study["cache"].update(root="s3://workflow/cache"))
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -99,15 +99,15 @@ def test_targets_in_an_object_store(finished: Project, tmp_path: Path, monkeypat
             monkeypatch.setenv(name, "test")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         files = fsspec.filesystem("s3", skip_instance_cache=True)
-        files.mkdir("targets")
+        files.mkdir("workflow")
         project.snakemake()
-        assert len(files.glob("targets/cache/tiny/*/*/*/*/*.zarr/zarr.json")) == 8
+        assert len(files.glob("workflow/cache/tiny/*/*/*/*/*.zarr/zarr.json")) == 8
         assert not list((project.results / "cache").rglob("*.zarr"))
         assert project.predictions() == finished.predictions()
         code, text = mskd(project, "cache", "verify", "config/tiny.yaml")
         assert code == 0, text
         assert project.scheduled() == {}
-        (shard,) = files.glob("targets/cache/tiny/liver/*/spleen/*/spleen_1.zarr/logits/c/0/0/0/0")
+        (shard,) = files.glob("workflow/cache/tiny/liver/*/spleen/*/spleen_1.zarr/logits/c/0/0/0/0")
         files.pipe_file(shard, b"damaged")
         code, text = mskd(project, "cache", "verify", "config/tiny.yaml")
         assert code == 1
