@@ -123,7 +123,7 @@ def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
         "largest error of a probability": rates.largest_probability_error.map("{:.5f}".format),
         "mean error": rates.mean_probability_error.map("{:.5f}".format),
         "student's Dice": dice.mean(axis=1).map("{:.2f}".format),
-        "per seed": dice.apply(lambda row: ", ".join(f"{value:.2f}" for value in row), axis=1),
+        "per seed": dice.apply(lambda row: ", ".join(f"{value:.2f}" for value in row.dropna()), axis=1),
         "against lossless": difference.mean(axis=1).map("{:+.2f}".format),
     }
     table = pd.DataFrame(columns, index=order).rename_axis("variant").fillna("")
