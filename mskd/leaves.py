@@ -127,6 +127,7 @@ def tabulate_leaves(study: Study) -> Leaves:
         "title": study.title,
         "methods": {name: (spec.kind, spec.table) for name, spec in study.methods.items()},
         "label_maps": {name: section.label_map for name, section in study.datasets.items()},
+        "statistics": study.statistics.model_dump(mode="json"),
     }
 
 

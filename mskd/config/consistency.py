@@ -28,6 +28,7 @@ def faults_in(study: Study) -> list[Fault]:
     if not found:  # organs and teachers are known only now
         found += _owned(study)
     found += [*_runs(study), *_methods(study), *_overrides(study), *_taps(study), *_evaluation(study)]
+    found += _statistics(study)
     return list({str(fault): fault for fault in found}.values())
 
 
@@ -250,6 +251,13 @@ def _evaluation(study: Study) -> Iterator[Fault]:
         better = {organ: tolerance.get(organ, 2.0) for organ in study.organs}
         allowed = f"a tolerance for each organ: {organs}"
         yield Fault("evaluation.nsd_tolerance_mm", tolerance, allowed, {"evaluation": {"nsd_tolerance_mm": better}})
+
+
+def _statistics(study: Study) -> Iterator[Fault]:
+    reference = study.statistics.reference
+    if reference not in study.methods and "reference" in study.statistics.model_fields_set:
+        near = closest(reference, study.methods) or next(iter(study.methods))
+        yield Fault("statistics.reference", reference, ", ".join(study.methods), {"statistics": {"reference": near}})
 
 
 def _example_dataset(organ: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""How volumes are predicted and scored."""
+"""How volumes are predicted and scored, and what differences between scores are worth."""
 
 from __future__ import annotations
 
@@ -35,3 +35,11 @@ class Evaluation(Section):
         list, "organs of which only the largest connected component is kept", example=["liver"]
     )
     withheld: bool = key(False, "score training datasets' test cases also on organs whose labels were withheld")
+
+
+class Statistics(Section):
+    """Intervals and tests of the tables, over cases; runs are averaged per case first."""
+
+    reference: str = key("mskd", "row that the others are tested against", example="self_training")
+    resamples: int = key(9999, "resamples of the bootstrap", unit="resamples", ge=999)
+    seed: int = key(0, "seed of the bootstrap", ge=0)

@@ -12,7 +12,7 @@ from mskd.config.cache import Cache
 from mskd.config.consistency import faults_in
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
 from mskd.config.distillation import Distillation
-from mskd.config.evaluation import Evaluation, Inference
+from mskd.config.evaluation import Evaluation, Inference, Statistics
 from mskd.config.faults import Fault, FaultsError, faults_of
 from mskd.config.model import Network, Preprocessing
 from mskd.config.section import Section, key
@@ -84,6 +84,7 @@ class Study(Section):
     distillation: Distillation = key(Distillation, "how the student learns from the targets")
     inference: Inference = key(Inference, "sliding window")
     evaluation: Evaluation = key(Evaluation, "scores")
+    statistics: Statistics = key(Statistics, "intervals and tests in the tables")
 
     @field_validator("study")
     @classmethod

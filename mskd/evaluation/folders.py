@@ -17,6 +17,7 @@ from mskd.errors import ConfigError, DataError
 from mskd.evaluation.formats import write_tables
 from mskd.evaluation.frames import concatenate, scan_diagonal_mm, score_frame, write_metrics
 from mskd.evaluation.metrics import Hd95Definition, OrganScore, score_case
+from mskd.evaluation.statistics import Procedure, add_statistics, statistics_notes
 from mskd.evaluation.tables import comparison_table
 
 SUFFIXES = (".nii.gz", ".nii")
@@ -93,7 +94,9 @@ def evaluate_folders(
     metrics = concatenate(frames)
     write_metrics(metrics, output / "metrics.csv")
     notes = table_notes(hd95_definition, nsd_tolerance_mm, labels)
-    write_tables(comparison_table(metrics, organs=list(labels)), output, notes=notes)
+    notes += statistics_notes(metrics, Procedure(), Procedure.reference)
+    table = add_statistics(comparison_table(metrics, organs=list(labels)), metrics, Procedure())
+    write_tables(table, output, notes=notes)
     return metrics
 
 

@@ -14,17 +14,20 @@ from mskd.evaluation.layout import (
     COUNTS,
     MEASURES,
     best_methods,
+    interval_text,
     long_form,
+    marks,
     mean_and_deviation,
     of_dataset,
     wide_form,
 )
+from mskd.evaluation.statistics import STATISTICS_COLUMNS
 from mskd.evaluation.tables import COUNT_COLUMNS, VALUE_COLUMNS, dataset_titles
 from mskd.storage import write_text
 
 # Where a table is wider than this many organs, LaTeX shrinks it to the width of the page.
 _ORGANS_PER_PAGE_WIDTH = 5
-_CSV_DECIMALS = {column: 4 if column.endswith("_mm") else 6 for column in VALUE_COLUMNS}
+_CSV_DECIMALS = {column: 4 if column.endswith("_mm") else 6 for column in (*VALUE_COLUMNS, *STATISTICS_COLUMNS)}
 _TEX_SPECIAL = {
     "\\": r"\textbackslash{}",
     "&": r"\&",
@@ -41,6 +44,8 @@ _TEX_SPECIAL = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "±": r"$\pm$",
+    "†": r"\textsuperscript{\dag}",
+    "‡": r"\textsuperscript{\ddag}",
     "×": r"$\times$",
     "≤": r"$\leq$",
     "≥": r"$\geq$",
@@ -97,7 +102,8 @@ def write_tables(
 def csv_text(table: pd.DataFrame) -> str:
     """Return the table with fractions (not per cent), fixed decimals, and nothing where no value exists."""
     text = table.astype(dict.fromkeys(COUNT_COLUMNS, "int64")).astype(object)
-    for column, decimals in _CSV_DECIMALS.items():
+    for column in (column for column in _CSV_DECIMALS if column in table):
+        decimals = _CSV_DECIMALS[column]
         text[column] = ["" if pd.isna(value) else f"{value:.{decimals}f}" for value in table[column]]
     return text.to_csv(index=False, lineterminator="\n")
 
@@ -147,6 +153,8 @@ def latex_text(table: pd.DataFrame, notes: Sequence[str], labels: Mapping[str, s
         body = [f"\\begin{{tabular}}{{l{'r' * len(organs)}}}", "\\toprule", _latex_head(rows, organs)]
         for measure in MEASURES:
             body += _latex_panel(rows, organs, measure, labels)
+            if measure[1] == "dice_mean":
+                body += _latex_intervals(rows, organs, labels)
         body += _latex_counts(rows, organs, labels)
         body += ["\\bottomrule", "\\end{tabular}"]
         inner = "\n".join(body)
@@ -182,15 +190,47 @@ def _latex_panel(
     means = wide_form(rows, mean)
     deviations = None if deviation is None else wide_form(rows, deviation)
     best = best_methods(rows, mean, highest=factor == 100.0)
+    marked = wide_form(rows.assign(mark=marks(rows, mean)), "mark")
     lines = ["\\midrule", f"\\multicolumn{{{len(organs) + 1}}}{{l}}{{\\textit{{{_tex(heading)}}}}} \\\\"]
     for method in means.index:
         cells = [_tex(labels.get(method, method))]
         for organ in organs:
             spread = None if deviations is None else deviations.loc[method, organ]
             cell = _tex(mean_and_deviation(means.loc[method, organ], spread, factor, decimals))
-            cells.append(f"\\textbf{{{cell}}}" if method in best.get(organ, set()) else cell)
+            cell = f"\\textbf{{{cell}}}" if method in best.get(organ, set()) else cell
+            cells.append(cell + (_tex(marked.loc[method, organ]) if cell != "--" else ""))
         lines.append(" & ".join(cells) + r" \\")
     return lines
+
+
+def _latex_intervals(rows: pd.DataFrame, organs: list[str], labels: Mapping[str, str]) -> list[str]:
+    """Return the lines of the intervals of the mean Dice and of the ranks, where they are known."""
+    lines = []
+    if "dice_ci_low" in rows and rows["dice_ci_low"].notna().any():
+        low, high = wide_form(rows, "dice_ci_low"), wide_form(rows, "dice_ci_high")
+        shown = {
+            method: [interval_text(low.loc[method, organ], high.loc[method, organ], 100.0, 1) for organ in organs]
+            for method in low.index
+        }
+        lines += _latex_lines("95 % CI of Dice, %", shown, labels)
+    if "dice_rank" in rows and rows["dice_rank"].notna().any():
+        ranks = wide_form(rows, "dice_rank")
+        shown = {
+            method: [mean_and_deviation(ranks.loc[method, organ], None, 1.0, 2) for organ in organs]
+            for method in ranks.index
+        }
+        lines += _latex_lines("Mean rank of Dice over cases", shown, labels)
+    return lines
+
+
+def _latex_lines(heading: str, shown: Mapping[str, Sequence[str]], labels: Mapping[str, str]) -> list[str]:
+    """Return a panel of plain cells."""
+    width = 1 + max(len(cells) for cells in shown.values())
+    lines = ["\\midrule", f"\\multicolumn{{{width}}}{{l}}{{\\textit{{{_tex(heading)}}}}} \\\\"]
+    return lines + [
+        " & ".join(_tex(cell) for cell in (labels.get(method, method), *cells)) + r" \\"
+        for method, cells in shown.items()
+    ]
 
 
 def _latex_counts(rows: pd.DataFrame, organs: list[str], labels: Mapping[str, str]) -> list[str]:

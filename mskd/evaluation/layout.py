@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Hashable, Mapping
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
@@ -21,6 +21,12 @@ MEASURES: tuple[tuple[str, str, str | None, float, int], ...] = (
     ("HD95 penalised, mm", "hd95_penalised_mean_mm", None, 1.0, 2),
     ("NSD, %", "nsd_mean", "nsd_std", 100.0, 2),
 )
+# Mean column → the name that its statistics bear (`mskd.evaluation.statistics`).
+TESTED_MEANS = {"dice_mean": "dice", "hd95_penalised_mean_mm": "hd95_penalised", "nsd_mean": "nsd"}
+# What tables show of the statistics beside the marks: heading → the column it sorts by.
+STATISTICS = {"95 % CI of Dice": "dice_ci_low", "p of Dice": "dice_p_holm", "rank": "dice_rank"}
+SIGNIFICANT = 0.05
+WORSE, BETTER = "†", "‡"
 COUNTS = {"n": "n", "missed": "n_missed", "spurious": "n_spurious"}
 # Trained on labels that the other methods do not see: a bound, never "the best method".
 UPPER_BOUND = "full_labels"
@@ -37,7 +43,7 @@ def mean_and_deviation(mean: float, deviation: float | None, factor: float, deci
 
 
 def long_form(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> pd.DataFrame:
-    """Return the rows of one dataset with formatted cells: method, organ, counts, measures.
+    """Return the rows of one dataset with formatted cells: method, organ, counts, measures, statistics if known.
 
     Args:
         table: rows of a comparison table, of one dataset and role.
@@ -53,10 +59,53 @@ def long_form(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> p
     for heading, mean, deviation, factor, decimals in MEASURES:
         deviations = [None] * len(table) if deviation is None else list(table[deviation])
         columns[heading] = [
-            mean_and_deviation(value, spread, factor, decimals)
-            for value, spread in zip(table[mean], deviations, strict=True)
+            mean_and_deviation(value, spread, factor, decimals) + mark
+            for value, spread, mark in zip(table[mean], deviations, marks(table, mean), strict=True)
         ]
+    for heading, column in shown_statistics(table).items():
+        columns[heading] = [statistic_text(column, row) for row in table.to_dict("records")]
     return pd.DataFrame(columns, dtype=object)
+
+
+def marks(table: pd.DataFrame, mean: str) -> list[str]:
+    """Return per row whether a mean differs from the reference method's: † worse, ‡ better, else nothing."""
+    name, unit = TESTED_MEANS.get(mean), "_mm" if mean.endswith("_mm") else ""
+    if f"{name}_p_holm" not in table:
+        return [""] * len(table)
+    lower_is_worse = unit == ""
+    found = []
+    for p, difference in zip(table[f"{name}_p_holm"], table[f"{name}_difference{unit}"], strict=True):
+        worse = (difference < 0) == lower_is_worse
+        found.append((WORSE if worse else BETTER) if p < SIGNIFICANT and difference else "")
+    return found
+
+
+def shown_statistics(table: pd.DataFrame) -> dict[str, str]:
+    """Return heading → column of the statistics that any row has."""
+    return {heading: c for heading, c in STATISTICS.items() if c in table and table[c].notna().any()}
+
+
+def statistic_text(column: str, row: Mapping[Hashable, Any]) -> str:
+    """Format one statistic of a row."""
+    if math.isnan(row[column]):
+        return NO_VALUE
+    if column == "dice_ci_low":
+        return interval_text(row["dice_ci_low"], row["dice_ci_high"], 100.0, 2)
+    if column == "dice_p_holm":
+        return p_text(row[column])
+    return f"{row[column]:.2f}"
+
+
+def interval_text(low: float, high: float, factor: float, decimals: int) -> str:
+    """Format an interval, both ends times `factor`."""
+    if math.isnan(low) or math.isnan(high):
+        return NO_VALUE
+    return f"[{low * factor:.{decimals}f}, {high * factor:.{decimals}f}]"
+
+
+def p_text(p: float) -> str:
+    """Format a p value."""
+    return NO_VALUE if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def wide_form(table: pd.DataFrame, column: str) -> pd.DataFrame:

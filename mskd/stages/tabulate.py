@@ -16,6 +16,13 @@ from mskd.evaluation.folders import table_notes
 from mskd.evaluation.formats import write_tables
 from mskd.evaluation.frames import read_all_metrics, write_metrics
 from mskd.evaluation.layout import terminal_table
+from mskd.evaluation.statistics import (
+    Procedure,
+    add_statistics,
+    difference_table,
+    gap_table,
+    statistics_notes,
+)
 from mskd.evaluation.tables import comparison_table, dataset_titles
 from mskd.geometry import Geometry
 from mskd.layout import Layout
@@ -45,15 +52,20 @@ def tabulate(study: Study) -> None:
         for dataset in tested_datasets(study)
     )
     write_metrics(metrics, layout.all_metrics)
-    notes, labels = study_notes(study), method_titles(study)
+    labels, procedure = method_titles(study), study_procedure(study)
+    notes = study_notes(study) + statistics_notes(metrics, procedure, labels.get(procedure.reference, ""))
     tables = {}
     for name in ("comparison", "ablation"):
         rows = metrics[metrics["method"].isin([m for m, spec in study.methods.items() if spec.table == name])]
         if len(rows):
-            tables[name] = comparison_table(
+            table = comparison_table(
                 rows, methods=list(study.methods), datasets=list(study.datasets), organs=study.organs
             )
+            tables[name] = add_statistics(table, with_reference(rows, metrics, procedure), procedure)
             write_tables(tables[name], layout.tables, stem=name, notes=notes, labels=labels)
+    differences, gap = difference_table(metrics, procedure), gap_table(metrics, procedure)
+    for name, frame in (("differences", differences), ("gap", gap)):
+        write_text(layout.tables / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
     for dataset, role in dataset_titles(comparison_table(metrics)):
         figure = box_plot(metrics, dataset, role, methods=list(study.methods), organs=study.organs, labels=labels)
         save_figure(figure, layout.figures / f"dice-{dataset}-{role}")
@@ -83,6 +95,17 @@ def tested_datasets(study: Study) -> list[str]:
         for name in study.datasets
         if any(case.split == "test" for fold in range(study.runs.folds) for case in list_cases(study, name, fold))
     ]
+
+
+def study_procedure(study: Study) -> Procedure:
+    """Return how the study's statistics are computed."""
+    return Procedure(study.statistics.reference, study.statistics.resamples, study.statistics.seed)
+
+
+def with_reference(rows: pd.DataFrame, metrics: pd.DataFrame, procedure: Procedure) -> pd.DataFrame:
+    """Return the rows of a table, and those of the reference method, which may stand in another table."""
+    missing = procedure.reference not in set(rows["method"])
+    return pd.concat([rows, metrics[metrics["method"] == procedure.reference]]) if missing else rows
 
 
 def method_titles(study: Study) -> dict[str, str]:
