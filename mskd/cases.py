@@ -11,7 +11,7 @@ from mskd.config.study import Study
 from mskd.datasets.blocks import block_of
 from mskd.datasets.case import LabelFile, RawCase, Split
 from mskd.datasets.listing import find_cases
-from mskd.datasets.splits import SplitRule, assign_splits
+from mskd.datasets.splits import SplitRule, assign_splits, fold_of
 from mskd.errors import ConfigError
 from mskd.layout import Layout
 from mskd.phantom.layouts import phantom_case_files
@@ -102,6 +102,20 @@ def seed_of_run(run: str) -> int:
     return int(run.split("-")[1].removeprefix("seed"))
 
 
+def is_part(run: str) -> bool:
+    """Return whether a run name is `fold<f>-seed<s>-part<p>`: teachers that left a part of their cases out."""
+    return run.count("-") == 2
+
+
+def held_out(study: Study, run: str, case: Case) -> bool:
+    """Return whether teachers of this run left a training case out, to be asked about it (cross-fitting)."""
+    return is_part(run) and case.split == "train" and _part(study, case) == int(run.rsplit("-part", 1)[1])
+
+
+def _part(study: Study, case: Case) -> int:
+    return fold_of(case.id, study.runs.parts, purpose="part")
+
+
 def _rule(study: Study, name: str, dataset: Dataset, fold: int) -> SplitRule:
     split = dataset.split
     if dataset.role == "external":
@@ -126,7 +140,7 @@ def check_study_cases(study: Study) -> dict[str, Counter[str]]:
     """Return the number of cases per dataset and split.
 
     Raises:
-        ConfigError: If a training dataset has no training case.
+        ConfigError: If a training dataset has no training case, or too few to cross-fit a teacher.
     """
     counts = {name: Counter[str](case.split for case in list_cases(study, name)) for name in study.datasets}
     for name, dataset in study.datasets.items():
@@ -135,4 +149,14 @@ def check_study_cases(study: Study) -> dict[str, Counter[str]]:
                 f"datasets.{name} has no training case (found {dict(counts[name])}); "
                 f"write another split there, for example `split: {{kind: hash, val_fraction: 0.1, test_fraction: 0.2}}`"
             )
+    for teacher in study.teachers if study.cross_fits else ():
+        name = study.teacher_dataset(teacher)
+        for fold in range(study.runs.folds):
+            learns = {_part(study, case) for case in list_cases(study, name, fold) if case.split == "train"}
+            if len(learns) < 2:
+                raise ConfigError(
+                    f"targets: cross_fitted needs training cases of datasets.{name} in two parts or more, found "
+                    f"{len(learns)} of runs.parts = {study.runs.parts} (parts are drawn by hash of the case id); write "
+                    f"`runs: {{parts: {study.runs.parts + 1}}}`, or add cases"
+                )
     return counts

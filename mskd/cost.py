@@ -27,8 +27,9 @@ COLUMNS = [
 def cost_table(study: Study) -> pd.DataFrame:
     """Return one row per method, means over runs.
 
-    `teachers_s` and `caching_s` are what the method needs beforehand: all teachers of a run, and their targets. Empty
-    where no benchmark file of the workflow is there (a stage was run by hand).
+    `teachers_s` and `caching_s` are what the method needs beforehand: all teachers of a run (those of its parts too,
+    where targets are cross-fitted), and their targets. Empty where no benchmark file of the workflow is there (a stage
+    was run by hand).
     """
     layout = Layout(study.root)
     runs = study.run_names
@@ -36,18 +37,24 @@ def cost_table(study: Study) -> pd.DataFrame:
     cached_s = _mean([_total(layout, "cache_targets", f"*/{run}/*/*") for run in runs])
     fitted_s = _mean([_total(layout, "fit_projection", f"*/{run}") for run in runs])
     caching_s = None if cached_s is None else cached_s + (fitted_s or 0.0)
+    parts_s = _mean([_total(layout, "train_teacher", f"*/{run}-part*") for run in runs]) or 0.0
+    asked_s = _mean([_total(layout, "cache_targets", f"*/{run}-part*/*/*") for run in runs]) or 0.0
     rows = []
     for method in study.methods:
         facts = method_facts(study.method_kind(method))
         card = read_card(layout.student(method, runs[0]))
         scans = len(list((study.root / "predictions" / method).rglob("*.nii.gz")))
         predict_s = _total(layout, "predict", f"{method}/*/*/*")
+        beforehand = {"teachers_s": teachers_s if {"teachers", "targets"} & facts.needs else 0.0}
+        beforehand["caching_s"] = caching_s if "targets" in facts.needs else 0.0
+        if study.method_cross_fits(method):
+            extra = {"teachers_s": parts_s, "caching_s": asked_s}
+            beforehand = {name: None if s is None else s + extra[name] for name, s in beforehand.items()}
         rows.append(
             {
                 "method": method,
                 "training_s": _mean([_total(layout, "train_student", f"{method}/{run}") for run in runs]),
-                "teachers_s": teachers_s if {"teachers", "targets"} & facts.needs else 0.0,
-                "caching_s": caching_s if "targets" in facts.needs else 0.0,
+                **beforehand,
                 "training_memory_mib": _peak(layout, "train_student", f"{method}/*"),
                 "predict_s_per_scan": predict_s / scans if predict_s is not None and scans else None,
                 "predict_memory_mib": _peak(layout, "predict", f"{method}/*/*/*"),

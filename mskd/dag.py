@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from mskd.cache.settings import cache_settings
-from mskd.cases import Case, by_block, check_study_cases, fold_of_run, list_cases
+from mskd.cases import Case, by_block, check_study_cases, fold_of_run, held_out, is_part, list_cases
 from mskd.config.data import Dataset
 from mskd.config.loading import dump_study
 from mskd.config.study import Study
@@ -91,9 +91,22 @@ class Graph:
 
     def projection(self, teacher: str, run: str) -> list[Path]:
         """Return the manifest of a teacher's projection of features, where features are projected."""
-        if not cache_settings(self.study.cache).feature_channels or not self.study.cache.taps:
+        settings = cache_settings(self.study.cache, logits_alone=is_part(run))
+        if not settings.feature_channels or not settings.taps:
             return []
         return [self.layout.manifest("fit_projection", teacher, run)]
+
+    def cross_fitted(self, run: str) -> list[Path]:
+        """Return the manifests of what teachers of part runs say of the training cases that they left out."""
+        found = []
+        for teacher in self.study.teachers:
+            dataset = self.study.teacher_dataset(teacher)
+            for part in self.study.part_runs(run):
+                left_out = [case for case in self.cases(dataset, run) if held_out(self.study, part, case)]
+                found += [
+                    self.layout.manifest("cache_targets", teacher, part, dataset, block) for block in by_block(left_out)
+                ]
+        return found
 
     def targets(self, run: str) -> list[Path]:
         """Return the manifests of every teacher's targets for all cases that students learn from."""
@@ -113,6 +126,8 @@ class Graph:
             files += [self.layout.manifest("train_teacher", teacher, run) for teacher in self.study.teachers]
         if "targets" in needs:
             files += self.targets(run)
+        if self.study.method_cross_fits(method):
+            files += self.cross_fitted(run)
         return files
 
     def predictions(self, method: str, run: str, dataset: str) -> list[Path]:
@@ -143,8 +158,12 @@ class Graph:
         return list(dict.fromkeys(found))
 
     def members(self, run: str, *datasets: str) -> str:
-        """Return a digest of which cases of datasets fall into which split."""
-        return short({name: [(case.id, case.split) for case in self.cases(name, run)] for name in datasets})
+        """Return a digest of which cases of datasets fall into which split, and which a part run leaves out."""
+        cases = {name: self.cases(name, run) for name in datasets}
+        members: Leaves = {name: [(case.id, case.split) for case in of_name] for name, of_name in cases.items()}
+        if is_part(run):
+            members["held_out"] = [c.id for of_name in cases.values() for c in of_name if held_out(self.study, run, c)]
+        return short(members)
 
 
 def short(leaves: Leaves) -> str:

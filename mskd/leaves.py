@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from mskd.cache.settings import cache_settings
+from mskd.cases import is_part
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
 from mskd.config.study import Study
 from mskd.config.training import Training
@@ -71,10 +72,10 @@ def projection_leaves(study: Study) -> Leaves:
     }
 
 
-def cache_leaves(study: Study) -> Leaves:
-    """Leaves of caching any teacher's targets."""
+def cache_leaves(study: Study, run: str) -> Leaves:
+    """Leaves of caching any teacher's targets; of a part run the logits alone."""
     return {
-        "cache": cache_settings(study.cache).to_json(),
+        "cache": cache_settings(study.cache, logits_alone=is_part(run)).to_json(),
         "hu_clip": study.preprocessing.hu_clip,
         **_window_leaves(study),
     }

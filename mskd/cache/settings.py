@@ -76,12 +76,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 }
 
 
-def cache_settings(section: Cache) -> CacheSettings:
-    """Return the choices of a study: its preset's, where the study has none of its own."""
+def cache_settings(section: Cache, *, logits_alone: bool = False) -> CacheSettings:
+    """Return the choices of a study: its preset's, where the study has none of its own.
+
+    Args:
+        section: The study's.
+        logits_alone: Whether no features are stored, as of teachers that only cross-fit margins.
+    """
     own = {name: value for name, value in section.model_dump().items() if value is not None}
     merged = {**own, **{name: value for name, value in PRESETS[section.preset].items() if name not in own}}
     return CacheSettings(
-        taps=tuple(merged["taps"]),
+        taps=() if logits_alone else tuple(merged["taps"]),
         margin_bits=merged["margin_bits"],
         margin_spacing=merged["margin_spacing"],
         temperatures=(merged["temperatures"][0], merged["temperatures"][1]),

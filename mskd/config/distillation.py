@@ -27,6 +27,11 @@ class Distillation(Section):
         "margin: one-vs-rest log-odds against the LSE of the student's other channels; raw: against its background "
         "channel alone; assembled: one softmax target with background 0 and the organs' margins",
     )
+    targets: Literal["in_sample", "cross_fitted"] = key(
+        "in_sample",
+        "what a teacher says of its own training cases; cross_fitted: the margins come from a teacher that has not "
+        "seen the case (see runs.parts); features stay the teacher's own, since a projection belongs to one network",
+    )
     hard_targets: bool = key(False, "use the sign of the teachers' margins instead of their probability")
     logit_regions: Literal["organ", "background", "both"] = key("both", "where logits are compared")
     organ_region_weight: float = key(1.0, "weight of voxels of the organ region", ge=0)

@@ -50,6 +50,12 @@ class Runs(Section):
     """Repetitions: every run has its own teachers."""
 
     seeds: list[int] = key(lambda: [0], "distinct seeds ≥ 0; each is a run with its own teachers", min_length=1)
+    parts: int = key(
+        2,
+        "where targets are cross_fitted: each teacher is trained again without one part of its training cases, for "
+        "every part, and says its targets of that part",
+        ge=2,
+    )
     folds: int = key(1, "1: the datasets' own splits; k > 1: k-fold cross-validation over the training datasets", ge=1)
 
 
@@ -144,6 +150,20 @@ class Study(Section):
     def run_names(self) -> list[str]:
         """`fold<f>-seed<s>` of every run."""
         return [f"fold{f}-seed{s}" for f in range(self.runs.folds) for s in self.runs.seeds]
+
+    @property
+    def cross_fits(self) -> bool:
+        """Whether any row learns from cross-fitted targets."""
+        return any(self.method_cross_fits(method) for method in self.methods)
+
+    def method_cross_fits(self, method: str) -> bool:
+        """Return whether a row learns from cross-fitted targets."""
+        facts = method_facts(self.method_kind(method))
+        return "targets" in facts.needs and self.method_distillation(method).targets == "cross_fitted"
+
+    def part_runs(self, run: str) -> list[str]:
+        """`fold<f>-seed<s>-part<p>` of every part of a run."""
+        return [f"{run}-part{part}" for part in range(self.runs.parts)]
 
     @property
     def label_values(self) -> dict[str, int]:

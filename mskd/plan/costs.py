@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import ceil, prod
 
-from mskd.cases import Case, by_block
+from mskd.cases import Case, by_block, held_out, is_part
 from mskd.dag import Graph
 from mskd.inference import study_windows
 from mskd.methods.registry import method_facts
@@ -132,6 +132,8 @@ class Costs:
     def _cache_targets(self, teacher: str, run: str, dataset: str, block: str) -> Cost:
         wanted = self.study.cache.splits
         cases = [case for case in by_block(self.graph.cases(dataset, run))[block] if case.split in wanted]
+        if is_part(run):
+            cases = [case for case in cases if held_out(self.study, run, case)]
         voxels = [self._mvoxels(case) for case in cases]
         cost = self._inference(self.units.cache, cases, voxels, 1)
         stored = self.units.cache_bytes * sum(voxels) * 1e6

@@ -15,7 +15,7 @@ from mskd.cache.encoding import encode_targets
 from mskd.cache.projection import Projection
 from mskd.cache.settings import CacheSettings, cache_settings
 from mskd.cache.store import stored_content, use_pipeline, write_store
-from mskd.cases import Case, by_block
+from mskd.cases import Case, is_part
 from mskd.config.study import Study
 from mskd.console import log, progress
 from mskd.device import set_up
@@ -25,7 +25,7 @@ from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key
 from mskd.stages.fit_projection import read_projections
-from mskd.stages.inputs import cases_of, prepared_manifest
+from mskd.stages.inputs import asked_cases, prepared_manifest
 from mskd.teachers.base import Teacher, TeacherTargets
 from mskd.teachers.registry import load_teacher
 
@@ -35,8 +35,8 @@ STAGE = "cache_targets"
 def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str, device: torch.device) -> None:
     """Cache a teacher's targets for the cases of a block that students learn from; what stands is kept."""
     layout = Layout(study.root)
-    settings = cache_settings(study.cache)
-    cases = by_block(cases_of(study, [dataset], run, study.cache.splits)).get(block, [])
+    settings = cache_settings(study.cache, logits_alone=is_part(run))
+    cases = asked_cases(study, teacher, run).get((dataset, block), [])
     keys = target_keys(study, teacher, run, cases)
     projections = read_projections(layout.projection(teacher, run)) if _projects(settings) else {}
     set_up(device, study.inference.threads)
@@ -98,9 +98,9 @@ def target_keys(study: Study, teacher: str, run: str, cases: list[Case]) -> dict
     """Return the content keys of a teacher's targets by case id, from today's manifests and configuration."""
     layout = Layout(study.root)
     prepared = prepared_manifest(study, cases).entries
-    parts: dict[str, Any] = {"leaves": cache_leaves(study), "code": stage_code(STAGE)}
+    parts: dict[str, Any] = {"leaves": cache_leaves(study, run), "code": stage_code(STAGE)}
     parts["weights"] = read_manifest(layout.manifest("train_teacher", teacher, run)).entries[teacher]["weights"]
-    if _projects(cache_settings(study.cache)):
+    if _projects(cache_settings(study.cache, logits_alone=is_part(run))):
         fitted = read_manifest(layout.manifest("fit_projection", teacher, run))
         parts["projection"] = fitted.entries[teacher]["content"]
     owned = set(study.teacher_organs(teacher))

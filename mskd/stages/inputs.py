@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from mskd.cases import Case, fold_of_run, list_cases
+from mskd.cases import Case, by_block, fold_of_run, held_out, is_part, list_cases
 from mskd.config.study import Study
 from mskd.layout import Layout
 from mskd.manifest import Manifest, merge, read_manifest
@@ -27,3 +27,20 @@ def cases_of(study: Study, datasets: Iterable[str], run: str, splits: Iterable[s
     wanted = set(splits)
     fold = fold_of_run(run)
     return [case for name in datasets for case in list_cases(study, name, fold) if case.split in wanted]
+
+
+def learned_cases(study: Study, teacher: str, run: str) -> list[Case]:
+    """Return the cases that a teacher learns from in a run: all training cases of its dataset, or all but a part."""
+    cases = cases_of(study, [study.teacher_dataset(teacher)], run, ["train"])
+    return [case for case in cases if not held_out(study, run, case)]
+
+
+def asked_cases(study: Study, teacher: str, run: str) -> dict[tuple[str, str], list[Case]]:
+    """Return the cases that a teacher is asked about, by (dataset, block): of a part run only those it left out."""
+    datasets = [study.teacher_dataset(teacher)] if is_part(run) else training_datasets(study)
+    found: dict[tuple[str, str], list[Case]] = {}
+    for dataset in datasets:
+        cases = cases_of(study, [dataset], run, study.cache.splits)
+        asked = [case for case in cases if held_out(study, run, case) or not is_part(run)]
+        found |= {(dataset, block): of_block for block, of_block in by_block(asked).items()}
+    return found

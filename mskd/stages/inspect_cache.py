@@ -9,7 +9,6 @@ import pandas as pd
 from mskd.cache.overview import overview, preview
 from mskd.cache.store import LOGITS, TargetStore
 from mskd.cache.verification import Expected, Fault, check_stores, leftovers, remove_faulty
-from mskd.cases import Case, by_block
 from mskd.config.cache import is_url
 from mskd.config.study import Study
 from mskd.console import log, progress
@@ -18,15 +17,15 @@ from mskd.layout import Layout, target_place
 from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
 from mskd.stages.cache_targets import STAGE, target_keys
-from mskd.stages.inputs import cases_of, training_datasets
+from mskd.stages.inputs import asked_cases
 
 
 def expected_stores(study: Study) -> list[Expected]:
     """Return every store that the study's manifests name; blocks that are not cached yet have none."""
     layout, found = Layout(study.root), []
     for teacher in study.teachers:
-        for run in study.run_names:
-            for (dataset, block), cases in _blocks(study, run).items():
+        for run in all_runs(study):
+            for (dataset, block), cases in asked_cases(study, teacher, run).items():
                 path = layout.manifest(STAGE, teacher, run, dataset, block)
                 if not path.is_file():
                     continue
@@ -49,13 +48,10 @@ def expected_stores(study: Study) -> list[Expected]:
     return found
 
 
-def _blocks(study: Study, run: str) -> dict[tuple[str, str], list[Case]]:
-    """Return the cached cases by (dataset, block)."""
-    found = {}
-    for dataset in training_datasets(study):
-        for block, cases in by_block(cases_of(study, [dataset], run, study.cache.splits)).items():
-            found[dataset, block] = cases
-    return found
+def all_runs(study: Study) -> list[str]:
+    """Return the runs, and the part runs of a study that cross-fits."""
+    parts = [part for run in study.run_names for part in study.part_runs(run)]
+    return study.run_names + (parts if study.cross_fits else [])
 
 
 def verify_cache(study: Study, *, repair: bool) -> list[Fault]:

@@ -12,7 +12,7 @@ from mskd.cases import Case, seed_of_run
 from mskd.config.study import Study
 from mskd.console import log
 from mskd.device import set_up, stable_seed
-from mskd.layout import Layout
+from mskd.layout import Layout, target_place
 from mskd.leaves import stage_code, student_leaves
 from mskd.manifest import Manifest, merge, read_manifest
 from mskd.methods.base import Built, MethodContext
@@ -20,12 +20,12 @@ from mskd.methods.registry import MethodFacts, method_facts
 from mskd.models import load_model, save_model, stored_weights
 from mskd.networks.unet import UNet
 from mskd.provenance import content_key
-from mskd.stages.inputs import cases_of, prepared_manifest, training_datasets
+from mskd.stages.inputs import asked_cases, cases_of, prepared_manifest, training_datasets
 from mskd.stages.training_inputs import patches, training_cases, validator
 from mskd.training.loop import Trainee, train
 
 STAGE = "train_student"
-TARGETS = "targets/"
+TARGETS, CROSS_FITTED = "targets/", "cross_fitted/"
 
 
 def train_student(study: Study, method: str, run: str, device: torch.device) -> None:
@@ -33,7 +33,7 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
     layout = Layout(study.root)
     facts = method_facts(study.method_kind(method))
     learn, check = (cases_of(study, training_datasets(study), run, [split]) for split in ("train", "val"))
-    inputs = _inputs(study, facts, run, learn, check)
+    inputs = _inputs(study, method, run, learn, check)
     code = stage_code(STAGE, facts.kind)
     key = content_key(leaves=student_leaves(study, method), code=code, run=run, inputs=inputs)
     folder = layout.student(method, run)
@@ -67,9 +67,9 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
     Manifest(STAGE, {method: {"key": key, "weights": weights}}).write(layout.manifest(STAGE, method, run))
 
 
-def _inputs(study: Study, facts: MethodFacts, run: str, learn: list[Case], check: list[Case]) -> dict[str, Any]:
+def _inputs(study: Study, method: str, run: str, learn: list[Case], check: list[Case]) -> dict[str, Any]:
     """Return the digests of everything that the method reads."""
-    layout = Layout(study.root)
+    layout, facts = Layout(study.root), method_facts(study.method_kind(method))
     inputs: dict[str, Any] = {}
     if facts.trains:
         prepared = prepared_manifest(study, [*learn, *check]).entries
@@ -86,7 +86,24 @@ def _inputs(study: Study, facts: MethodFacts, run: str, learn: list[Case], check
         for teacher in study.teachers:
             cached = merge([read_manifest(layout.manifest("cache_targets", teacher, run, *block)) for block in blocks])
             inputs[TARGETS + teacher] = {case.id: cached.entries[case.id]["content"] for case in learn}
+    if study.method_cross_fits(method):
+        for teacher, of_cases in _cross_fitted(study, run).items():
+            inputs[CROSS_FITTED + teacher] = {case: content for case, (_, content) in of_cases.items()}
     return inputs
+
+
+def _cross_fitted(study: Study, run: str) -> dict[str, dict[str, tuple[str, str]]]:
+    """Return teacher → id of each of its training cases → place and content of its cross-fitted margins."""
+    layout = Layout(study.root)
+    found: dict[str, dict[str, tuple[str, str]]] = {}
+    for teacher in study.teachers:
+        for part in study.part_runs(run):
+            for (dataset, block), cases in asked_cases(study, teacher, part).items():
+                entries = read_manifest(layout.manifest("cache_targets", teacher, part, dataset, block)).entries
+                for case in cases:
+                    place = target_place(study.cache_root, teacher, part, dataset, block, case.name)
+                    found.setdefault(teacher, {})[case.id] = (place, entries[case.id]["content"])
+    return found
 
 
 def _train(
@@ -109,6 +126,10 @@ def _train(
     targets = dict.fromkeys(study.teachers, run) if "targets" in facts.needs else None
     contents = {name.removeprefix(TARGETS): of for name, of in inputs.items() if name.startswith(TARGETS)}
     cases = training_cases(study, learn, training, targets, contents)
+    for teacher, of_cases in (_cross_fitted(study, run) if study.method_cross_fits(method) else {}).items():
+        for case in cases:
+            if case.case in of_cases:
+                case.cross_fitted[teacher] = of_cases[case.case]
     built: Built = import_module(facts.module).build(_context(study, method, cases[0].stores if targets else {}))
     trainee = Trainee(
         title=f"{method} {run}",

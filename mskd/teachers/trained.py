@@ -8,6 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from mskd.cases import is_part
 from mskd.config.study import Study
 from mskd.errors import MskdError
 from mskd.inference import Windows, sliding_window
@@ -69,4 +70,5 @@ def load(study: Study, teacher: str, run: str, device: torch.device) -> TrainedT
             "  way out:  train it again (run the workflow), or restore the study's preprocessing"
         )
     windows = Windows(model.window, model.overlap, model.stride, batch_size=study.inference.batch_size)
-    return TrainedTeacher(model, list(model.labels), study.cache.taps, windows, device)
+    taps = [] if is_part(run) else study.cache.taps
+    return TrainedTeacher(model, list(model.labels), taps, windows, device)

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import zarr
 
-from mskd.cache.store import TargetStore
+from mskd.cache.store import LOGITS, TargetStore
 from mskd.prepared import PreparedCase
 
 Triple = tuple[int, int, int]
@@ -48,6 +48,7 @@ class TrainingCase:
         labelled: Study values of the organs that its dataset labels.
         targets: Teacher → target store, a path or a URL; empty where the method needs none.
         contents: Teacher → digest that the store's manifest names; a store with another is refused.
+        cross_fitted: Teacher → store and digest of margins that take the place of those in its `targets`.
         budget: Shared by the cases of a process.
     """
 
@@ -57,6 +58,7 @@ class TrainingCase:
     labelled: list[int]
     targets: Mapping[str, str | Path] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
+    cross_fitted: dict[str, tuple[str | Path, str]] = field(default_factory=dict)
     budget: MemoryBudget = field(default_factory=lambda: MemoryBudget(0))
     _kept: dict[tuple[str, str], npt.NDArray[Any]] = field(default_factory=dict, repr=False)
 
@@ -72,18 +74,28 @@ class TrainingCase:
             teacher: TargetStore(path, self.case, self.contents.get(teacher)) for teacher, path in self.targets.items()
         }
 
+    @cached_property
+    def _margin_stores(self) -> dict[str, TargetStore]:
+        return {
+            teacher: TargetStore(place, self.case, content) for teacher, (place, content) in self.cross_fitted.items()
+        }
+
+    def _store(self, teacher: str, name: str) -> TargetStore:
+        own = self.stores[teacher]
+        return self._margin_stores.get(teacher, own) if name == LOGITS else own
+
     def patch(self, name: str, start: Sequence[int], size: Sequence[int], fill: float) -> npt.NDArray[Any]:
         """Return a box of a prepared array, filled up where it leaves the volume."""
         return _padded(lambda box: self._read("", name, box), self.prepared.shape, start, size, fill)
 
     def target_patch(self, teacher: str, name: str, start: Sequence[int], size: Sequence[int]) -> npt.NDArray[Any]:
         """Return a box (C, …) of a target array on its own grid, code 0 where it leaves the volume, as float32."""
-        store = self.stores[teacher]
+        store = self._store(teacher, name)
         codes = _padded(lambda box: self._read(teacher, name, box), store.arrays[name].shape[1:], start, size, 0)
         return store.decode(name, codes)
 
     def _read(self, teacher: str, name: str, box: tuple[slice, ...]) -> npt.NDArray[Any]:
-        read = self.stores[teacher].read_codes if teacher else self.prepared.read
+        read = self._store(teacher, name).read_codes if teacher else self.prepared.read
         if (teacher, name) not in self._kept:
             size = self._bytes(teacher, name)
             if not self.budget.take(size):
@@ -94,7 +106,7 @@ class TrainingCase:
 
     def _bytes(self, teacher: str, name: str) -> int:
         if teacher:
-            array = self.stores[teacher].arrays[name]
+            array = self._store(teacher, name).arrays[name]
             return int(np.prod(array.shape)) * array.dtype.itemsize
         return int(np.prod(self.prepared.shape)) * 2
 

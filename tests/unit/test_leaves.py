@@ -83,7 +83,7 @@ def digests(data: dict[str, Any]) -> dict[str, str]:
     study = parse_study(data)
     found: dict[str, Any] = {
         "projection": leaves.projection_leaves(study),
-        "cache": leaves.cache_leaves(study),
+        "cache": leaves.cache_leaves(study, "fold0-seed0"),
         "predict": leaves.predict_leaves(study),
         "tabulate": leaves.tabulate_leaves(study),
     }

@@ -13,7 +13,7 @@ rule cache_targets:
     resources:
         gpu=1,
     params:
-        leaves=short(leaves.cache_leaves(STUDY)),
+        leaves=lambda w: short(leaves.cache_leaves(STUDY, w.run)),
         root=STUDY.cache.root or "",
         cases=lambda w: GRAPH.members(w.run, w.dataset),
         code=leaves.stage_code("cache_targets"),
