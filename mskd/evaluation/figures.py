@@ -11,6 +11,8 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mskd.evaluation.frames import MEAN_ORGAN
+from mskd.evaluation.layout import SIGNIFICANT
 from mskd.evaluation.tables import METHOD_ORDER, case_scores
 
 # Okabe and Ito's colours, told apart by colour-blind readers; ours is the vermilion.
@@ -139,6 +141,49 @@ def _draw_boxes(
     if handles:
         boxes, names = zip(*handles, strict=True)
         axes.figure.legend(boxes, names, loc="outside lower center", ncols=min(5, len(names)), frameon=False)
+
+
+def difference_plot(
+    differences: pd.DataFrame,
+    dataset: str,
+    role: str,
+    *,
+    methods: Sequence[str],
+    reference_label: str,
+    labels: Mapping[str, str] | None = None,
+) -> Figure | None:
+    """Draw the difference in mean Dice of rows to the reference row with its interval; None where there is none.
+
+    Args:
+        differences: As `mskd.evaluation.statistics.difference_table` gives it.
+        dataset: Which dataset to draw.
+        role: In which role.
+        methods: Which rows, from top to bottom.
+        reference_label: What the zero line is.
+        labels: Names to show instead of row names.
+    """
+    where = (differences["dataset"] == dataset) & (differences["role"] == role) & (differences["measure"] == "dice")
+    of_mean = differences[where & (differences["organ"] == MEAN_ORGAN)]
+    rows = {str(row["method"]): row for row in of_mean.to_dict("records")}
+    shown = [method for method in methods if method in rows]
+    if not shown:
+        return None
+    figure = new_figure(6.5, 1.1 + 0.28 * len(shown))
+    with mpl.rc_context(DRAWING_STYLE):
+        axes = figure.add_subplot()
+        for place, method in enumerate(shown):
+            middle, low, high = (100 * rows[method][name] for name in ("difference", "ci_low", "ci_high"))
+            colour = _OURS_COLOUR if rows[method]["p_holm"] < SIGNIFICANT else "#555555"
+            axes.plot([low, high], [place, place], "-", color=colour, linewidth=1.6)
+            axes.plot(middle, place, "o", color=colour, markersize=5)
+        axes.axvline(0, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [plain_text((labels or {}).get(method, method)) for method in shown])
+        axes.invert_yaxis()
+        axes.set_xlabel(f"Dice points against {plain_text(reference_label)}, with 95 % interval over cases")
+        axes.set_title(plain_text(f"{dataset} ({role}); coloured: significant"), loc="left", fontsize=10)
+        axes.grid(axis="x", linewidth=0.5, alpha=0.4)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 def plain_text(text: str) -> str:

@@ -62,8 +62,9 @@ def long_form(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> p
             mean_and_deviation(value, spread, factor, decimals) + mark
             for value, spread, mark in zip(table[mean], deviations, marks(table, mean), strict=True)
         ]
-    for heading, column in shown_statistics(table).items():
-        columns[heading] = [statistic_text(column, row) for row in table.to_dict("records")]
+        if mean == "dice_mean":
+            for statistic, column in shown_statistics(table).items():
+                columns[statistic] = [statistic_text(column, row) for row in table.to_dict("records")]
     return pd.DataFrame(columns, dtype=object)
 
 

@@ -1,4 +1,4 @@
-"""Training curves of all models on one figure: loss and validation Dice against steps."""
+"""Training curves of all models on one figure: loss and validation Dice against steps, teachers above students."""
 
 from __future__ import annotations
 
@@ -53,39 +53,51 @@ def read_progress(path: Path) -> list[dict[str, Any]]:
 
 
 def curves_figure(curves: Sequence[TrainingCurve]) -> Figure | None:
-    """Draw the curves, one panel per quantity that any model recorded; None where there is nothing to draw.
+    """Draw the curves: a row per group, a column per quantity that any model recorded; None where nothing is there.
+
+    Runs of one model share its colour, so that a line that is not flat at the end can be told by its name.
 
     Raises:
         DataError: a progress file cannot be read.
     """
-    series = {curve.label: read_progress(curve.path) for curve in curves}
-    points = {
-        (label, key): [(row["step"], row[key]) for row in rows if _is_number(row, key)]
-        for label, rows in series.items()
-        for key in PANELS
-    }
-    keys = [key for key in PANELS if any(points[label, key] for label in series)]
+    rows = [(curve, read_progress(curve.path)) for curve in curves]
+    keys = [key for key in PANELS if any(_is_number(row, key) for _, read in rows for row in read)]
+    groups = list(dict.fromkeys(curve.group for curve in curves))
     if not keys:
         return None
-    legend_lines = -(-len(series) // 4)
-    figure = new_figure(4.4 * len(keys) + 0.4, 3.4 + 0.2 * legend_lines)
+    figure = new_figure(4.4 * len(keys) + 2.2, 2.9 * len(groups) + 0.3)
     with mpl.rc_context(DRAWING_STYLE):
-        panels = figure.subplots(1, len(keys), squeeze=False)[0]
-        lines = {}
-        for panel, key in zip(panels, keys, strict=True):
-            for rank, label in enumerate(series):
-                if not points[label, key]:
-                    continue
-                steps, values = zip(*points[label, key], strict=True)
-                colour, style = f"C{rank % 10}", _LINE_STYLES[rank // 10 % len(_LINE_STYLES)]
-                marker = "o" if len(steps) < 3 else None
-                (lines[label],) = panel.plot(steps, values, style, color=colour, linewidth=1.3, marker=marker)
-            panel.set_title(PANELS[key], loc="left", fontsize=10)
-            panel.set_xlabel("step")
-            panel.grid(linewidth=0.5, alpha=0.4)
-            panel.spines[["top", "right"]].set_visible(False)
-        names = [plain_text(label) for label in lines]
-        figure.legend(list(lines.values()), names, loc="outside lower center", ncols=4, frameon=False)
+        panels = figure.subplots(len(groups), len(keys), squeeze=False)
+        for group, of_group in zip(groups, panels, strict=True):
+            members = [(curve, read) for curve, read in rows if curve.group == group]
+            labels = list(dict.fromkeys(curve.label for curve, _ in members))
+            lines: dict[str, Any] = {}
+            for panel, key in zip(of_group, keys, strict=True):
+                for curve, read in members:
+                    points = [(row["step"], row[key]) for row in read if _is_number(row, key)]
+                    if not points:
+                        continue
+                    steps, values = zip(*points, strict=True)
+                    rank = labels.index(curve.label)
+                    colour, style = f"C{rank % 10}", _LINE_STYLES[rank // 10 % len(_LINE_STYLES)]
+                    marker = "o" if len(steps) < 3 else None
+                    (lines[curve.label],) = panel.plot(
+                        steps, values, style, color=colour, linewidth=1.1, marker=marker, alpha=0.85
+                    )
+                title = f"{PANELS[key]}, {group}" if group else PANELS[key]
+                panel.set_title(plain_text(title), loc="left", fontsize=10)
+                panel.set_xlabel("step")
+                panel.grid(linewidth=0.5, alpha=0.4)
+                panel.spines[["top", "right"]].set_visible(False)
+            drawn = [label for label in labels if label in lines]
+            of_group[-1].legend(
+                [lines[label] for label in drawn],
+                [plain_text(label) for label in drawn],
+                loc="center left",
+                bbox_to_anchor=(1.02, 0.5),
+                frameon=False,
+                fontsize=8,
+            )
     return figure
 
 

@@ -14,12 +14,14 @@ class TrainingCurve:
     """The progress of one model.
 
     Attributes:
-        label: name in the legend.
+        label: name in the legend; runs of one model share it, and its colour.
         path: a `.jsonl` file; each row an object with `step` and any of `loss`, `val_dice`, `time`.
+        group: curves of a group are drawn together, teachers apart from students.
     """
 
     label: str
     path: Path
+    group: str = ""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,11 @@ class ReportInputs:
             the first.
         curves: training curves of all models.
         worst_cases: cases with overlaid contours.
+        ablation: the table of the rows that differ from the method in one choice; empty: none.
+        differences: differences to the reference row (`mskd.evaluation.statistics.difference_table`).
+        gap: shares of the gap between separate nets and full labels (`gap_table`).
+        reference: the row that the others are tested against.
+        viewer: page beside the report that shows volumes, or None.
         extra_tables: further tables.
         configuration_yaml: the configuration that made the study.
         versions: what made it: mskd, torch, … and their versions.
@@ -81,6 +88,11 @@ class ReportInputs:
     primary: tuple[str, str] | None = None
     curves: Sequence[TrainingCurve] = ()
     worst_cases: Sequence[WorstCase] = ()
+    ablation: pd.DataFrame = field(default_factory=pd.DataFrame)
+    differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    gap: pd.DataFrame = field(default_factory=pd.DataFrame)
+    reference: str = "mskd"
+    viewer: str | None = None
     extra_tables: Sequence[ExtraTable] = ()
     configuration_yaml: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)

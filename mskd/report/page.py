@@ -5,18 +5,29 @@ from __future__ import annotations
 import base64
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mskd.evaluation.figures import box_plot, save_figure
+from mskd.evaluation.figures import box_plot, difference_plot, save_figure
 from mskd.evaluation.frames import MEAN_ORGAN
-from mskd.evaluation.layout import COUNTS, MEASURES, UPPER_BOUND, best_methods, long_form, of_dataset
-from mskd.evaluation.tables import dataset_titles
+from mskd.evaluation.layout import (
+    COUNTS,
+    MEASURES,
+    UPPER_BOUND,
+    best_methods,
+    interval_text,
+    long_form,
+    of_dataset,
+    p_text,
+    shown_statistics,
+)
+from mskd.evaluation.tables import case_scores, dataset_titles
 from mskd.report.curves import curves_figure
 from mskd.report.inputs import ExtraTable, ReportInputs
 from mskd.storage import write_text
@@ -47,6 +58,7 @@ class Section:
     head: list[str]
     rows: list[tuple[bool, list[Cell]]]  # (is the mean row, cells)
     plots: list[tuple[str, str]]  # (alternative text, data URI)
+    narrow: bool = False  # whether two plots fit beside each other
 
 
 @dataclass(frozen=True)
@@ -74,14 +86,17 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
         lstrip_blocks=True,
     )
     titles = dataset_titles(inputs.table)
-    primary = _primary(inputs, titles)
+    primary = inputs.primary if inputs.primary in titles else primary_dataset(titles)
     ordered = sorted(titles, key=lambda title: title != primary)
     curves = curves_figure(inputs.curves) if inputs.curves else None
     text = environment.get_template("index.html.j2").render(
         study=inputs.study,
         honest_words=HONEST_WORDS,
         summary=None if primary is None else _summary(inputs, *primary),
-        sections=[_dataset_section(inputs, dataset, role) for dataset, role in ordered],
+        sections=[_dataset_section(inputs, inputs.table, dataset, role) for dataset, role in ordered],
+        ablation=_ablation(inputs, primary),
+        scatter=_scatter(inputs, ordered),
+        viewer=inputs.viewer,
         extra_sections=[_extra_section(extra) for extra in inputs.extra_tables],
         notes=list(inputs.notes),
         curves=None if curves is None else _data_uri(curves),
@@ -94,10 +109,8 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
     return path
 
 
-def _primary(inputs: ReportInputs, titles: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
-    """Return the dataset and role that decide the winner."""
-    if inputs.primary in titles:
-        return inputs.primary
+def primary_dataset(titles: Sequence[tuple[str, str]]) -> tuple[str, str] | None:
+    """Return the dataset and role that decide the winner: the first external one, else the first."""
     external = [title for title in titles if title[1] == "external"]
     return next(iter([*external, *titles]), None)
 
@@ -128,20 +141,93 @@ def _summary(inputs: ReportInputs, dataset: str, role: str) -> Summary:
         gap = percent[UPPER_BOUND] - percent[first]
         side = "below" if gap >= 0 else "above"
         sentences.append(f"{abs(gap):.2f} points {side} {names[UPPER_BOUND]}, the upper bound.")
+    sentences += _evidence(inputs, dataset, role, names)
     if role == "resubstitution":
         sentences.append("Scored on training cases: a proof that files go through, no claim of accuracy.")
     best = f"{percent[first]:.2f}"
     return Summary(f"{names[first]}: {best} % mean Dice", sentences, bars, best)
 
 
-def _dataset_section(inputs: ReportInputs, dataset: str, role: str) -> Section:
+def _evidence(inputs: ReportInputs, dataset: str, role: str, names: Mapping[str, str]) -> Iterator[str]:
+    """Say what the reference row's lead is worth, and how much of the gap to full labels it closes."""
+    own = names.get(inputs.reference, inputs.reference)
+    if len(inputs.differences):
+        rows = inputs.differences
+        rows = rows[(rows["dataset"] == dataset) & (rows["role"] == role) & (rows["measure"] == "dice")]
+        of_mean = {str(row["method"]): row for row in rows[rows["organ"] == MEAN_ORGAN].to_dict("records")}
+        for method in (name for name in ("individual", "self_training") if name in of_mean):
+            row = of_mean[method]
+            ends = interval_text(-row["ci_high"], -row["ci_low"], 100.0, 2)
+            p = f"p = {p_text(row['p_holm'])}".replace("= <", "<")
+            points = f"{-100 * row['difference']:+.2f} Dice points, 95 % interval {ends}"
+            yield f"{own} against {names.get(method, method)}: {points}, {p} (Wilcoxon, Holm)."
+    if len(inputs.gap):
+        rows = inputs.gap
+        rows = rows[(rows["dataset"] == dataset) & (rows["role"] == role) & (rows["organ"] == MEAN_ORGAN)]
+        for row in rows[rows["method"] == inputs.reference].to_dict("records"):
+            ends = interval_text(row["closed_ci_low"], row["closed_ci_high"], 100.0, 0)
+            yield (
+                f"Of the {100 * row['gap']:.2f} points between separate nets and full labels {own} closes "
+                f"{100 * row['closed']:.0f} %, 95 % interval {ends}."
+            )
+
+
+def _ablation(inputs: ReportInputs, primary: tuple[str, str] | None) -> list[Section]:
+    """Gather the ablation of each dataset, the deciding one first."""
+    if not len(inputs.ablation):
+        return []
+    found = []
+    for dataset, role in sorted(dataset_titles(inputs.ablation), key=lambda title: title != primary):
+        section = _dataset_section(inputs, inputs.ablation, dataset, role, plotted={})
+        rows = [str(name) for name in dict.fromkeys(inputs.ablation["method"]) if name != inputs.reference]
+        label = inputs.labels.get(inputs.reference, inputs.reference)
+        figure = difference_plot(
+            inputs.differences, dataset, role, methods=rows, reference_label=label, labels=inputs.labels
+        )
+        if figure is not None:
+            section.plots.append((f"Difference of each row to {label} on {dataset}", _data_uri(figure)))
+        found.append(section)
+    return found
+
+
+def _scatter(inputs: ReportInputs, titles: Sequence[tuple[str, str]]) -> list[dict[str, Any]]:
+    """Return per dataset the Dice of every case, organ and method, for the scatter that the page draws."""
+    methods = [str(name) for name in dict.fromkeys(inputs.table["method"])]
+    cases = case_scores(inputs.metrics)
+    cases = cases[cases["present"]]
+    found = []
+    for dataset, role in titles:
+        rows = cases[(cases["dataset"] == dataset) & (cases["role"] == role)]
+        wide = rows.pivot(index=["case", "organ"], columns="method", values="dice")
+        shown = [name for name in methods if name in wide.columns]
+        if len(shown) < 2:
+            continue
+        found.append(
+            {
+                "title": f"{dataset} ({role})",
+                "methods": [inputs.labels.get(name, name) for name in shown],
+                "across": next((i for i, name in enumerate(shown) if name == "individual"), 0),
+                "up": next((i for i, name in enumerate(shown) if name == inputs.reference), len(shown) - 1),
+                "cases": [str(case) for case, _ in wide.index],
+                "organs": [str(organ) for _, organ in wide.index],
+                "dice": [[None if math.isnan(v) else round(float(v), 4) for v in wide[name]] for name in shown],
+            }
+        )
+    return found
+
+
+def _dataset_section(
+    inputs: ReportInputs, table: pd.DataFrame, dataset: str, role: str, plotted: Mapping[str, str] = _PLOTTED
+) -> Section:
     """Gather the table and the plots of one dataset."""
-    rows = of_dataset(inputs.table, dataset, role)
+    rows = of_dataset(table, dataset, role)
     shown = long_form(rows, inputs.labels)
     keys = {heading: rows[column] for heading, column in COUNTS.items()}
     keys |= {heading: rows[column] for heading, column, *_ in MEASURES}
+    keys |= {heading: rows[column] for heading, column in shown_statistics(rows).items()}
     best = {heading: best_methods(rows, column, highest=factor == 100.0) for heading, column, _, factor, _ in MEASURES}
     cells = []
+    single = rows.loc[rows["organ"] != MEAN_ORGAN, "organ"].nunique() == 1  # its mean row would repeat it
     for index, texts in enumerate(shown.to_dict("records")):
         method, organ = str(rows["method"][index]), str(rows["organ"][index])
         line = [
@@ -150,14 +236,18 @@ def _dataset_section(inputs: ReportInputs, dataset: str, role: str) -> Section:
             else Cell(str(text), str(text))
             for heading, text in texts.items()
         ]
-        cells.append((organ == MEAN_ORGAN, line))
+        if not (single and organ == MEAN_ORGAN):
+            cells.append((organ == MEAN_ORGAN, line))
     plots = []
-    for measure, name in _PLOTTED.items():
+    for measure, name in plotted.items():
         organs = list(inputs.organs) or None
-        figure = box_plot(inputs.metrics, dataset, role, measure=measure, organs=organs, labels=inputs.labels)
+        methods = [str(name) for name in dict.fromkeys(rows["method"])]
+        figure = box_plot(
+            *(inputs.metrics, dataset, role), measure=measure, methods=methods, organs=organs, labels=inputs.labels
+        )
         plots.append((f"Box plots of {name} per organ and method on {dataset}", _data_uri(figure)))
     caption = "Scored on training cases; claims no accuracy." if role == "resubstitution" else ""
-    return Section(f"{dataset} ({role})", caption, list(shown.columns), cells, plots)
+    return Section(f"{dataset} ({role})", caption, list(shown.columns), cells, plots, narrow=single)
 
 
 def _extra_section(extra: ExtraTable) -> Section:

@@ -1,4 +1,4 @@
-"""Which cases to look at first."""
+"""Which cases to look at."""
 
 from __future__ import annotations
 
@@ -46,4 +46,37 @@ def worst_scores(metrics: pd.DataFrame, method: str, *, count: int = 6) -> list[
             status=str(row["status"]),
         )
         for row in worst.to_dict("records")
+    ]
+
+
+def spread_of_cases(metrics: pd.DataFrame, method: str, dataset: str, role: str) -> list[WorstScore]:
+    """Return the worst, the middle and the best case of a method's first run, by the mean Dice over organs.
+
+    Args:
+        metrics: rows as in `metrics.csv`.
+        method: whose scores.
+        dataset: of which dataset.
+        role: in which role.
+    """
+    rows = metrics[(metrics["method"] == method) & (metrics["dataset"] == dataset) & (metrics["role"] == role)]
+    rows = rows[rows["status"].isin(["scored", "missed"])]
+    if rows.empty:
+        return []
+    fold, seed = min(zip(rows["fold"], rows["seed"], strict=True))
+    rows = rows[(rows["fold"] == fold) & (rows["seed"] == seed)]
+    means = rows.groupby("case")["dice"].mean().sort_values(kind="stable")
+    places = dict.fromkeys([0, len(means) // 2, len(means) - 1])
+    return [
+        WorstScore(
+            method=method,
+            fold=int(fold),
+            seed=int(seed),
+            dataset=dataset,
+            role=role,
+            case=str(means.index[place]),
+            organ="",
+            dice=float(means.iloc[place]),
+            status="scored",
+        )
+        for place in places
     ]

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-import numpy as np
 import pandas as pd
 
 from mskd.cases import list_cases
-from mskd.config.loading import dump_study
 from mskd.config.study import Study
 from mskd.cost import cost_table
-from mskd.evaluation.figures import box_plot, save_figure
+from mskd.evaluation.figures import box_plot, difference_plot, save_figure
 from mskd.evaluation.folders import table_notes
 from mskd.evaluation.formats import write_tables
 from mskd.evaluation.frames import read_all_metrics, write_metrics
@@ -24,22 +20,13 @@ from mskd.evaluation.statistics import (
     statistics_notes,
 )
 from mskd.evaluation.tables import comparison_table, dataset_titles
-from mskd.geometry import Geometry
 from mskd.layout import Layout
-from mskd.leaves import evaluate_leaves
 from mskd.methods.registry import method_facts
-from mskd.provenance import made_by
-from mskd.reference import read_case_labels
-from mskd.report.inputs import ExtraTable, ReportInputs, TrainingCurve, WorstCase
-from mskd.report.overlay import overlay_figure
 from mskd.report.page import write_report
-from mskd.report.worst import WorstScore, worst_scores
-from mskd.scans import read_labels, read_scan
+from mskd.stages.report_inputs import Tables, report_inputs
 from mskd.storage import write_text
-from mskd.training.journal import METRICS
 
 STAGE = "tabulate"
-SHOWN_WORST = 4
 
 
 def tabulate(study: Study) -> None:
@@ -56,23 +43,46 @@ def tabulate(study: Study) -> None:
     notes = study_notes(study) + statistics_notes(metrics, procedure, labels.get(procedure.reference, ""))
     tables = {}
     for name in ("comparison", "ablation"):
-        rows = metrics[metrics["method"].isin([m for m, spec in study.methods.items() if spec.table == name])]
-        if len(rows):
+        chosen = {method for method, spec in study.methods.items() if spec.table == name}
+        if chosen:
+            # what is left out is read against the whole method, so the ablation shows it too
+            chosen |= {procedure.reference} & set(study.methods)
+            rows = metrics[metrics["method"].isin(chosen)]
             table = comparison_table(
                 rows, methods=list(study.methods), datasets=list(study.datasets), organs=study.organs
             )
-            tables[name] = add_statistics(table, with_reference(rows, metrics, procedure), procedure)
+            tables[name] = add_statistics(table, rows, procedure)
             write_tables(tables[name], layout.tables, stem=name, notes=notes, labels=labels)
-    differences, gap = difference_table(metrics, procedure), gap_table(metrics, procedure)
+    differences, gap, cost = difference_table(metrics, procedure), gap_table(metrics, procedure), cost_table(study)
     for name, frame in (("differences", differences), ("gap", gap)):
         write_text(layout.tables / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
-    for dataset, role in dataset_titles(comparison_table(metrics)):
-        figure = box_plot(metrics, dataset, role, methods=list(study.methods), organs=study.organs, labels=labels)
-        save_figure(figure, layout.figures / f"dice-{dataset}-{role}")
-    cost = cost_table(study)
     write_text(layout.tables / "cost.csv", cost.to_csv(index=False, lineterminator="\n"))
     write_text(layout.tables / "cost.md", cost.to_markdown(index=False) + "\n")
-    _report(study, metrics, tables, notes, labels, cost)
+    _figures(study, metrics, differences, labels)
+    ablation = tables.get("ablation", pd.DataFrame())
+    gathered = Tables(tables.get("comparison", ablation), ablation, differences, gap, cost)
+    write_report(layout.report.parent, report_inputs(study, metrics, gathered, notes=notes, labels=labels))
+
+
+def _figures(study: Study, metrics: pd.DataFrame, differences: pd.DataFrame, labels: dict[str, str]) -> None:
+    """Draw the Dice per organ and method, and the ablation, of every dataset."""
+    figures, reference = Layout(study.root).figures, study.statistics.reference
+    of_table = {
+        name: [method for method, spec in study.methods.items() if spec.table == name]
+        for name in ("comparison", "ablation")
+    }
+    for dataset, role in dataset_titles(comparison_table(metrics)):
+        methods = of_table["comparison"] or of_table["ablation"]
+        figure = box_plot(metrics, dataset, role, methods=methods, organs=study.organs, labels=labels)
+        save_figure(figure, figures / f"dice-{dataset}-{role}")
+        ablated = difference_plot(
+            *(differences, dataset, role),
+            methods=of_table["ablation"],
+            reference_label=labels.get(reference, reference),
+            labels=labels,
+        )
+        if ablated is not None:
+            save_figure(ablated, figures / f"ablation-{dataset}-{role}")
 
 
 def show_tables(study: Study) -> None:
@@ -102,12 +112,6 @@ def study_procedure(study: Study) -> Procedure:
     return Procedure(study.statistics.reference, study.statistics.resamples, study.statistics.seed)
 
 
-def with_reference(rows: pd.DataFrame, metrics: pd.DataFrame, procedure: Procedure) -> pd.DataFrame:
-    """Return the rows of a table, and those of the reference method, which may stand in another table."""
-    missing = procedure.reference not in set(rows["method"])
-    return pd.concat([rows, metrics[metrics["method"] == procedure.reference]]) if missing else rows
-
-
 def method_titles(study: Study) -> dict[str, str]:
     """Return what tables call each row."""
     return {
@@ -125,75 +129,3 @@ def study_notes(study: Study) -> list[str]:
         if dataset.metrics_role == "resubstitution":
             notes.append(f"{name} was also trained on: its scores show that files go through, not accuracy.")
     return notes
-
-
-def _report(
-    study: Study,
-    metrics: pd.DataFrame,
-    tables: dict[str, pd.DataFrame],
-    notes: list[str],
-    labels: dict[str, str],
-    cost: pd.DataFrame,
-) -> None:
-    layout = Layout(study.root)
-    curves = [
-        TrainingCurve(f"teacher {teacher} {run}", layout.teacher(teacher, run) / METRICS)
-        for teacher in study.teachers
-        for run in study.run_names
-    ] + [
-        TrainingCurve(f"{labels[method]} {run}", layout.student(method, run) / METRICS)
-        for method in study.methods
-        for run in study.run_names
-        if method_facts(study.method_kind(method)).trains
-    ]
-    shown = "mskd" if "mskd" in study.methods else next(iter(study.methods))
-    worst = [
-        _overlay(study, score, layout.report.parent / "cases")
-        for score in worst_scores(metrics, shown, count=SHOWN_WORST)
-    ]
-    table = tables.get("comparison")
-    extra = [ExtraTable("Cost", "Time and memory as measured while the study ran; weights as stored.", cost)]
-    write_report(
-        layout.report.parent,
-        ReportInputs(
-            study=study.title or study.study,
-            metrics=metrics,
-            table=table if table is not None else tables["ablation"],
-            notes=notes,
-            labels=labels,
-            organs=study.organs,
-            curves=[curve for curve in curves if curve.path.is_file()],
-            worst_cases=worst,
-            extra_tables=extra,
-            configuration_yaml=dump_study(study),
-            versions=made_by(),
-        ),
-    )
-
-
-def _overlay(study: Study, score: WorstScore, folder: Path) -> WorstCase:
-    """Draw the raw scan with the contours of reference and prediction."""
-    run = f"fold{score.fold}-seed{score.seed}"
-    case = next(c for c in list_cases(study, score.dataset, score.fold) if c.name == score.case)
-    leaves = evaluate_leaves(study, score.dataset)
-    scan, affine = read_scan(case.image, case.id)
-    reference = read_case_labels(case, leaves["label_map"], leaves["structures"], scan.shape, affine)
-    path = Layout(study.root).prediction(score.method, run, score.dataset, case.block, case.name)
-    prediction = read_labels(path, case.id, {v: v for v in study.label_values.values()}, scan.shape)
-    shape = (int(scan.shape[0]), int(scan.shape[1]), int(scan.shape[2]))
-    geometry = Geometry.of_raw(shape, affine, study.preprocessing.spacing_mm)
-    picture = folder / f"{score.method}-{run}-{score.dataset}-{score.case}.png"
-    overlay_figure(
-        geometry.to_canonical(scan),
-        geometry.to_canonical(reference if reference is not None else np.zeros_like(prediction)),
-        geometry.to_canonical(prediction),
-        geometry.raw_spacing_mm,
-        {organ: study.label_values[organ] for organ in leaves["labelled"]},
-        picture,
-        title=f"{case.id}, {score.method}, {run}",
-    )
-    return WorstCase(
-        title=f"{case.id}: {score.organ}",
-        caption=f"{score.method}, {run}: Dice {score.dice:.3f} ({score.status})",
-        image=picture,
-    )

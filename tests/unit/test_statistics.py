@@ -205,7 +205,7 @@ def test_tables_mark_what_is_significant_and_say_how(tmp_path: Path) -> None:
     shown = dict(zip(of_organ.index, marks(of_organ, "dice_mean"), strict=True))
     assert shown == {"partial": WORSE, "multi_head": "", "dodnet": BETTER, "mskd": ""}
     assert dict(zip(of_organ.index, marks(of_organ, "hd95_penalised_mean_mm"), strict=True)) == shown
-    assert list(long_form(table).columns[-3:]) == ["95 % CI of Dice", "p of Dice", "rank"]
+    assert list(long_form(table).columns[5:9]) == ["Dice, %", "95 % CI of Dice", "p of Dice", "rank"]
     notes = statistics_notes(metrics, QUICK, "MS-KD")
     write_tables(table, tmp_path, notes=notes)
     for suffix, mark in {"md": WORSE, "html": WORSE, "tex": r"\textsuperscript{\dag}"}.items():

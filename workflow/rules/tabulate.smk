@@ -3,7 +3,12 @@ rule tabulate:
         GRAPH.metrics(),
     output:
         metrics=f"{RESULTS}/metrics.csv",
-        report=f"{RESULTS}/report/index.html",
+        report=report(
+            f"{RESULTS}/report/index.html",
+            caption="../report/study.rst",
+            category="Study",
+            labels={"page": "tables, plots, cases"},
+        ),
     log:
         f"{RESULTS}/logs/tabulate.log",
     params:
