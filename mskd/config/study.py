@@ -54,6 +54,7 @@ class Runs(Section):
         2,
         "where targets are cross_fitted: each teacher is trained again without one part of its training cases, for "
         "every part, and says its targets of that part",
+        unit="parts",
         ge=2,
     )
     folds: int = key(1, "1: the datasets' own splits; k > 1: k-fold cross-validation over the training datasets", ge=1)

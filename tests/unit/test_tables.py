@@ -28,6 +28,7 @@ from mskd.evaluation.frames import (
 )
 from mskd.evaluation.layout import best_methods, of_dataset, terminal_table, wide_form
 from mskd.evaluation.metrics import OrganScore
+from mskd.evaluation.statistics import Procedure, add_statistics, statistics_notes
 from mskd.evaluation.tables import TABLE_COLUMNS, case_scores, comparison_table
 
 SCORED = OrganScore("liver", 0.9, 3.0, 0.8, "scored")
@@ -243,12 +244,18 @@ def test_names_are_text_in_every_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-@pytest.mark.parametrize("n_organs", [1, 9])
+@pytest.mark.parametrize("n_organs", [1, 4, 9])
 def test_latex_compiles_in_a_two_column_paper(tmp_path: Path, n_organs: int) -> None:
-    scores = [organ(f"organ_{number}", 0.9) for number in range(n_organs)]
-    methods = ["mskd", "individual", "self_training"]
-    frame = concatenate([rows(scores, f"c{n}", method=method) for method in methods for n in range(3)])
-    write_tables(comparison_table(frame), tmp_path, notes=["Mean ± sd; tolerance 2 mm; 50 % of #1."])
+    frames = []
+    for rank, method in enumerate(["mskd", "individual", "self_training"]):
+        for case in range(8):
+            dice = 0.9 - 0.02 * rank - 0.003 * case * (1 + rank)
+            scores = [organ(f"organ_{number}", dice) for number in range(n_organs)]
+            frames.append(rows(scores, f"c{case}", method=method))
+    frame, procedure = concatenate(frames), Procedure(resamples=999)
+    notes = ["Mean ± sd; tolerance 2 mm; 50 % of #1.", *statistics_notes(frame, procedure, "MS-KD")]
+    write_tables(add_statistics(comparison_table(frame), frame, procedure), tmp_path, notes=notes)
+    assert r"\dag" in (tmp_path / "comparison.tex").read_text()
     (tmp_path / "paper.tex").write_text(
         r"\documentclass[twocolumn]{article}\usepackage{booktabs,graphicx}"
         r"\begin{document}Text.\input{comparison.tex}\end{document}"
