@@ -11,7 +11,7 @@ from mskd.config.study import Study
 from mskd.datasets.blocks import block_of
 from mskd.datasets.case import LabelFile, RawCase, Split
 from mskd.datasets.listing import find_cases
-from mskd.datasets.splits import SplitRule, assign_splits, fold_of
+from mskd.datasets.splits import SplitRule, assign_splits, hash_fraction
 from mskd.errors import ConfigError
 from mskd.layout import Layout
 from mskd.phantom.layouts import phantom_case_files
@@ -107,13 +107,23 @@ def is_part(run: str) -> bool:
     return run.count("-") == 2
 
 
-def held_out(study: Study, run: str, case: Case) -> bool:
-    """Return whether teachers of this run left a training case out, to be asked about it (cross-fitting)."""
-    return is_part(run) and case.split == "train" and _part(study, case) == int(run.rsplit("-part", 1)[1])
+def held_out(study: Study, run: str, cases: list[Case]) -> list[Case]:
+    """Return the training cases that a teacher of this run left out, to be asked about them (cross-fitting).
 
+    Training cases are dealt to the parts in the order of a hash of their ids: parts differ by one case at most, which
+    few cases need. A new case may move others to another part; only teachers of parts are then trained again.
 
-def _part(study: Study, case: Case) -> int:
-    return fold_of(case.id, study.runs.parts, purpose="part")
+    Args:
+        study: The study.
+        run: Run; of one that is no part run nothing is left out.
+        cases: All cases of the teacher's dataset in this fold.
+    """
+    if not is_part(run):
+        return []
+    learns = [case for case in cases if case.split == "train"]
+    dealt = sorted(learns, key=lambda case: (hash_fraction(case.id, 0, "part"), case.id))
+    chosen = {case.id for case in dealt[int(run.rsplit("-part", 1)[1]) :: study.runs.parts]}
+    return [case for case in learns if case.id in chosen]
 
 
 def _rule(study: Study, name: str, dataset: Dataset, fold: int) -> SplitRule:
@@ -152,11 +162,10 @@ def check_study_cases(study: Study) -> dict[str, Counter[str]]:
     for teacher in study.teachers if study.cross_fits else ():
         name = study.teacher_dataset(teacher)
         for fold in range(study.runs.folds):
-            learns = {_part(study, case) for case in list_cases(study, name, fold) if case.split == "train"}
-            if len(learns) < 2:
+            learns = sum(case.split == "train" for case in list_cases(study, name, fold))
+            if learns < 2:
                 raise ConfigError(
-                    f"targets: cross_fitted needs training cases of datasets.{name} in two parts or more, found "
-                    f"{len(learns)} of runs.parts = {study.runs.parts} (parts are drawn by hash of the case id); write "
-                    f"`runs: {{parts: {study.runs.parts + 1}}}`, or add cases"
+                    f"targets: cross_fitted needs at least two training cases of datasets.{name}, found {learns}; add "
+                    "cases, or write `distillation: {targets: in_sample}`"
                 )
     return counts

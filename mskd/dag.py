@@ -102,7 +102,7 @@ class Graph:
         for teacher in self.study.teachers:
             dataset = self.study.teacher_dataset(teacher)
             for part in self.study.part_runs(run):
-                left_out = [case for case in self.cases(dataset, run) if held_out(self.study, part, case)]
+                left_out = held_out(self.study, part, self.cases(dataset, run))
                 found += [
                     self.layout.manifest("cache_targets", teacher, part, dataset, block) for block in by_block(left_out)
                 ]
@@ -162,7 +162,7 @@ class Graph:
         cases = {name: self.cases(name, run) for name in datasets}
         members: Leaves = {name: [(case.id, case.split) for case in of_name] for name, of_name in cases.items()}
         if is_part(run):
-            members["held_out"] = [c.id for of_name in cases.values() for c in of_name if held_out(self.study, run, c)]
+            members["held_out"] = [c.id for of_name in cases.values() for c in held_out(self.study, run, of_name)]
         return short(members)
 
 

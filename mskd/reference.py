@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +63,29 @@ def read_withheld_labels(
             fix="write `withheld: true` for datasets that have `withheld/<case>.nii.gz`",
         )
     return _read(case.withheld, case.id, label_map, shape, affine)
+
+
+def read_reference(
+    case: Case, leaves: Mapping[str, Any], values: Mapping[str, int], shape: tuple[int, ...], affine: Affine
+) -> tuple[npt.NDArray[np.uint8] | None, list[str]]:
+    """Return what predictions of a case are compared with, and the organs that it labels; None without labels.
+
+    Args:
+        case: The case.
+        leaves: Of evaluating its dataset (`mskd.leaves.evaluate_leaves`).
+        values: Organ → study value.
+        shape: Shape of the raw scan.
+        affine: Affine of the raw scan.
+
+    Raises:
+        DataError: If a file cannot be read or does not lie on the scan's grid.
+    """
+    labels = read_case_labels(case, leaves["label_map"], leaves["structures"], shape, affine)
+    withheld = leaves["withheld"]
+    if labels is None or withheld is None or case.withheld is None:
+        return labels, list(leaves["labelled"])
+    labelled = [organ for organ, value in values.items() if value in withheld.values()]
+    return read_withheld_labels(case, withheld, shape, affine), labelled
 
 
 def _read(

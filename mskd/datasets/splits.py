@@ -97,9 +97,9 @@ def assign_splits(dataset: str, cases: Sequence[RawCase], rule: SplitRule) -> di
     )
 
 
-def fold_of(case_id: str, n_folds: int, seed: int = 0, purpose: str = "fold") -> int:
+def fold_of(case_id: str, n_folds: int, seed: int = 0) -> int:
     """Return the fold of a case, from 0 to n_folds - 1, by hash of its id `<dataset>/<case>`."""
-    return min(int(hash_fraction(case_id, seed, purpose) * n_folds), n_folds - 1)
+    return min(int(hash_fraction(case_id, seed, "fold") * n_folds), n_folds - 1)
 
 
 def hash_fraction(case_id: str, seed: int, purpose: str) -> float:

@@ -162,6 +162,8 @@ def difference_plot(
         reference_label: What the zero line is.
         labels: Names to show instead of row names.
     """
+    if differences.empty:
+        return None
     where = (differences["dataset"] == dataset) & (differences["role"] == role) & (differences["measure"] == "dice")
     of_mean = differences[where & (differences["organ"] == MEAN_ORGAN)]
     rows = {str(row["method"]): row for row in of_mean.to_dict("records")}

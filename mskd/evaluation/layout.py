@@ -69,15 +69,19 @@ def long_form(table: pd.DataFrame, labels: Mapping[str, str] | None = None) -> p
 
 
 def marks(table: pd.DataFrame, mean: str) -> list[str]:
-    """Return per row whether a mean differs from the reference method's: † worse, ‡ better, else nothing."""
+    """Return per row whether scores differ from the reference method's: † worse, ‡ better, else nothing.
+
+    Only where the test is significant, and the means differ in its direction.
+    """
     name, unit = TESTED_MEANS.get(mean), "_mm" if mean.endswith("_mm") else ""
     if f"{name}_p_holm" not in table:
         return [""] * len(table)
-    lower_is_worse = unit == ""
+    better = -1 if unit else 1  # distances: the lower the better
+    columns = (f"{name}_p_holm", f"{name}_difference{unit}", f"{name}_direction")
     found = []
-    for p, difference in zip(table[f"{name}_p_holm"], table[f"{name}_difference{unit}"], strict=True):
-        worse = (difference < 0) == lower_is_worse
-        found.append((WORSE if worse else BETTER) if p < SIGNIFICANT and difference else "")
+    for p, difference, direction in zip(*(table[column] for column in columns), strict=True):
+        agree = difference * direction > 0
+        found.append((BETTER if direction == better else WORSE) if p < SIGNIFICANT and agree else "")
     return found
 
 

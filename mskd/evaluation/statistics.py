@@ -9,8 +9,10 @@ no further evidence. All of it is per dataset and role, per organ and for the me
 - Test: Wilcoxon's signed ranks on the cases that both methods have, two-sided (`scipy.stats.wilcoxon`), against one
   reference method; corrected by Holm (`statsmodels`) over the methods compared on one dataset, organ and measure.
   HD95 enters with the penalty for missed organs, or missing an organ would help.
-- Rank: of the Dice among the methods that scored the case (1 = best, ties share), averaged over cases; the mean row
-  averages organs. The upper bound takes no part.
+- Marks: where the test is significant, in the direction of its signed ranks; none where the difference of the means
+  points the other way (one case that went badly wrong can do that).
+- Rank: of the Dice among the methods, over the cases that all of them scored (1 = best, ties share), averaged over
+  cases; the mean row averages organs. The upper bound takes no part.
 """
 
 from __future__ import annotations
@@ -34,18 +36,19 @@ Values = NDArray[np.float64]  # cases × organs, NaN where a case lacks the orga
 # The measures of a case: column of `case_scores`, name in the tables.
 TESTED = {"dice": "dice", "hd95_penalised_mm": "hd95_penalised", "nsd": "nsd"}
 STATISTICS_COLUMNS = (
-    *("dice_rank", "dice_ci_low", "dice_ci_high", "dice_difference", "dice_p", "dice_p_holm"),
+    *("dice_rank", "dice_ci_low", "dice_ci_high", "dice_difference", "dice_direction", "dice_p", "dice_p_holm"),
     *("hd95_penalised_ci_low_mm", "hd95_penalised_ci_high_mm", "hd95_penalised_difference_mm"),
-    *("hd95_penalised_p", "hd95_penalised_p_holm"),
-    *("nsd_ci_low", "nsd_ci_high", "nsd_difference", "nsd_p", "nsd_p_holm"),
+    *("hd95_penalised_direction", "hd95_penalised_p", "hd95_penalised_p_holm"),
+    *("nsd_ci_low", "nsd_ci_high", "nsd_difference", "nsd_direction", "nsd_p", "nsd_p_holm"),
 )
 DIFFERENCE_COLUMNS = (
     *("method", "reference", "dataset", "role", "organ", "measure", "n"),
-    *("difference", "ci_low", "ci_high", "p", "p_holm"),
+    *("difference", "ci_low", "ci_high", "direction", "p", "p_holm"),
 )
 GAP_COLUMNS = ("method", "dataset", "role", "organ", "n", "gap", "closed", "closed_ci_low", "closed_ci_high")
 SEPARATE = "individual"
 CONFIDENCE = 0.95
+_BATCH = 10_000_000  # resampled values at a time
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def add_statistics(table: pd.DataFrame, metrics: pd.DataFrame, procedure: Proced
                 test = tests.get((method, organ, name), {})
                 row |= {f"{name}_ci_low{unit}": low, f"{name}_ci_high{unit}": high}
                 row[f"{name}_difference{unit}"] = test.get("difference", np.nan)
-                row |= {f"{name}_{kind}": test.get(kind, np.nan) for kind in ("p", "p_holm")}
+                row |= {f"{name}_{kind}": test.get(kind, np.nan) for kind in ("direction", "p", "p_holm")}
     keys = table[["dataset", "role", "method", "organ"]].itertuples(index=False, name=None)
     columns = pd.DataFrame([found[key] for key in keys], columns=list(STATISTICS_COLUMNS), dtype="float64")
     return pd.concat([table.reset_index(drop=True), columns], axis=1)
@@ -114,7 +117,8 @@ def difference_table(metrics: pd.DataFrame, procedure: Procedure) -> pd.DataFram
 def gap_table(metrics: pd.DataFrame, procedure: Procedure) -> pd.DataFrame:
     """Return which share of the gap in Dice between separate nets and full labels each method closes.
 
-    closed = (method − individual) / (full_labels − individual), from means over cases that all three scored.
+    closed = (method − individual) / (full_labels − individual), from means over cases that all three scored; NaN where
+    there is no gap.
 
     Args:
         metrics: Rows as in `metrics.csv`.
@@ -133,9 +137,12 @@ def gap_table(metrics: pd.DataFrame, procedure: Procedure) -> pd.DataFrame:
                 three = _common([_chosen(dice[name], organ) for name in (SEPARATE, method, UPPER_BOUND)])
                 low, high = _interval(three, _closed, procedure)
                 gap = float(_mean(three[2][None]).item() - _mean(three[0][None]).item())
+                closed = float(_closed(three[:, None]).item())
+                if not (gap > 0 and np.isfinite(closed)):  # separate nets are no worse than full labels
+                    closed = low = high = np.nan
                 rows.append(
                     {"method": method, "dataset": dataset, "role": role, "organ": organ, "n": _cases(three[0])}
-                    | {"gap": gap, "closed": float(_closed(three[:, None]).item())}
+                    | {"gap": gap, "closed": closed}
                     | {"closed_ci_low": low, "closed_ci_high": high}
                 )
     return pd.DataFrame(rows, columns=list(GAP_COLUMNS))
@@ -156,9 +163,13 @@ def statistics_notes(metrics: pd.DataFrame, procedure: Procedure, name: str) -> 
     if procedure.reference in set(metrics["method"]) and metrics["method"].nunique() > 1:
         notes += [
             f"{WORSE} worse, {BETTER} better than {name}: paired Wilcoxon signed-rank test over cases, two-sided, p < "
-            f"{SIGNIFICANT:g} after Holm's correction over the methods of one dataset, organ and measure.",
-            "Rank: of the Dice among the methods, 1 is best, averaged over cases; the upper bound takes no part.",
+            f"{SIGNIFICANT:g} after Holm's correction over the rows of one table, dataset, organ and measure.",
         ]
+    if len(set(metrics["method"]) - {UPPER_BOUND}) > 1:
+        notes.append(
+            "Rank: of the Dice among the methods, 1 is best, averaged over cases that all have; the upper bound takes "
+            "no part."
+        )
     return notes
 
 
@@ -196,11 +207,12 @@ def _differences(
                 if not n:
                     continue
                 low, high = _interval(pair, _difference, procedure) if intervals else (np.nan, np.nan)
-                tested.append(_wilcoxon(*(np.nanmean(side, axis=1) for side in pair)))
+                sides = [np.nanmean(side, axis=1) for side in pair]
+                tested.append(_wilcoxon(*sides))
                 rows.append(
                     {"method": method, "reference": procedure.reference, "dataset": dataset, "role": role}
                     | {"organ": organ, "measure": name, "n": n, "difference": float(_difference(pair[:, None]).item())}
-                    | {"ci_low": low, "ci_high": high, "p": tested[-1]}
+                    | {"ci_low": low, "ci_high": high, "direction": _direction(*sides), "p": tested[-1]}
                 )
             corrected = multipletests(tested, method="holm")[1] if tested else []
             yield from ({**row, "p_holm": float(p)} for row, p in zip(rows, corrected, strict=True))
@@ -215,11 +227,13 @@ def _ranks(dice: dict[str, pd.DataFrame]) -> dict[tuple[str, str], float]:
     found: dict[tuple[str, str], float] = {}
     for organ in dict.fromkeys(every.columns.get_level_values(1)):
         values = pd.DataFrame(every.xs(organ, axis=1, level=1)).dropna()
+        if values.empty or len(values.columns) < len(ranked):
+            continue  # no case of this organ was scored by all
         for method, rank in values.rank(axis=1, ascending=False, method="average").mean().items():
             found[str(method), str(organ)] = float(rank)
     for method in ranked:
         own = [rank for (name, _), rank in found.items() if name == method]
-        found[method, MEAN_ORGAN] = float(np.mean(own))
+        found[method, MEAN_ORGAN] = float(np.mean(own)) if own else np.nan
     return found
 
 
@@ -286,6 +300,7 @@ def _interval(
             vectorized=True,
             n_resamples=procedure.resamples,
             confidence_level=CONFIDENCE,
+            batch=max(1, _BATCH // max(1, array.size)),
             rng=np.random.default_rng(procedure.seed),
         )
     low, high = (float(end) for end in found.confidence_interval)
@@ -293,6 +308,12 @@ def _interval(
     if np.isnan(low) and len(spread) and np.ptp(spread) < 1e-12:
         return point, point
     return low, high
+
+
+def _direction(first: Values, second: Values) -> float:
+    """Return the sign of the signed ranks' sum: 1 where the first is higher in the sense of the test."""
+    difference = first - second
+    return float(np.sign((np.sign(difference) * stats.rankdata(np.abs(difference))).sum()))
 
 
 def _wilcoxon(first: Values, second: Values) -> float:

@@ -131,9 +131,9 @@ class Costs:
 
     def _cache_targets(self, teacher: str, run: str, dataset: str, block: str) -> Cost:
         wanted = self.study.cache.splits
-        cases = [case for case in by_block(self.graph.cases(dataset, run))[block] if case.split in wanted]
-        if is_part(run):
-            cases = [case for case in cases if held_out(self.study, run, case)]
+        of_dataset = self.graph.cases(dataset, run)
+        asked = held_out(self.study, run, of_dataset) if is_part(run) else [c for c in of_dataset if c.split in wanted]
+        cases = by_block(asked)[block]
         voxels = [self._mvoxels(case) for case in cases]
         cost = self._inference(self.units.cache, cases, voxels, 1)
         stored = self.units.cache_bytes * sum(voxels) * 1e6

@@ -70,7 +70,8 @@ class ReportInputs:
         curves: training curves of all models.
         worst_cases: cases with overlaid contours.
         ablation: the table of the rows that differ from the method in one choice; empty: none.
-        differences: differences to the reference row (`mskd.evaluation.statistics.difference_table`).
+        differences: differences of the comparison to the reference row (`statistics.difference_table`).
+        ablation_differences: those of the ablation.
         gap: shares of the gap between separate nets and full labels (`gap_table`).
         reference: the row that the others are tested against.
         viewer: page beside the report that shows volumes, or None.
@@ -90,6 +91,7 @@ class ReportInputs:
     worst_cases: Sequence[WorstCase] = ()
     ablation: pd.DataFrame = field(default_factory=pd.DataFrame)
     differences: pd.DataFrame = field(default_factory=pd.DataFrame)
+    ablation_differences: pd.DataFrame = field(default_factory=pd.DataFrame)
     gap: pd.DataFrame = field(default_factory=pd.DataFrame)
     reference: str = "mskd"
     viewer: str | None = None

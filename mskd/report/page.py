@@ -164,7 +164,8 @@ def _evidence(inputs: ReportInputs, dataset: str, role: str, names: Mapping[str,
     if len(inputs.gap):
         rows = inputs.gap
         rows = rows[(rows["dataset"] == dataset) & (rows["role"] == role) & (rows["organ"] == MEAN_ORGAN)]
-        for row in rows[rows["method"] == inputs.reference].to_dict("records"):
+        rows = rows[(rows["method"] == inputs.reference) & rows["closed"].notna()]
+        for row in rows.to_dict("records"):
             ends = interval_text(row["closed_ci_low"], row["closed_ci_high"], 100.0, 0)
             yield (
                 f"Of the {100 * row['gap']:.2f} points between separate nets and full labels {own} closes "
@@ -182,7 +183,7 @@ def _ablation(inputs: ReportInputs, primary: tuple[str, str] | None) -> list[Sec
         rows = [str(name) for name in dict.fromkeys(inputs.ablation["method"]) if name != inputs.reference]
         label = inputs.labels.get(inputs.reference, inputs.reference)
         figure = difference_plot(
-            inputs.differences, dataset, role, methods=rows, reference_label=label, labels=inputs.labels
+            *(inputs.ablation_differences, dataset, role), methods=rows, reference_label=label, labels=inputs.labels
         )
         if figure is not None:
             section.plots.append((f"Difference of each row to {label} on {dataset}", _data_uri(figure)))

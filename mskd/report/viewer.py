@@ -27,6 +27,7 @@ from mskd.storage import write_text
 
 PACKAGE, BUNDLE = "ipyniivue", "static/widget.js"
 PAGE = "viewer.html"
+IGNORE = 255
 MAX_VOXELS = 128  # along an axis: what lies finer is thinned out, so that the page stays small
 _INSTANCE = re.compile(r'Creating new Niivue instance"\);.{0,200}?=new ([\w$]+)\(')
 _EXPORT = re.compile(r"export\{[\w$]+ as default\};?\s*$")
@@ -51,7 +52,7 @@ class ViewerCase:
 
     Attributes:
         title: What the list of cases says.
-        image_hu: Scan, (X, Y, Z).
+        image_hu: Scan, (X, Y, Z); at most 128 voxels along an axis are shown (`thinned`).
         affine: Voxels to mm, RAS.
         labels: Name (reference, or a method's title) → label map on the scan's grid, the reference first.
     """
@@ -118,21 +119,32 @@ def write_viewer(folder: Path, cases: Sequence[ViewerCase], organs: Mapping[str,
 
 def _case(case: ViewerCase) -> dict[str, Any]:
     """Return a case as the page holds it."""
-    every = [-(-n // MAX_VOXELS) for n in case.image_hu.shape]
+    every = thinning(case.image_hu.shape)
     affine = case.affine @ np.diag([*map(float, every), 1.0])
-    image = np.clip(np.rint(_thinned(case.image_hu, every)), -1024, 3071).astype(np.int16)
+    image = np.clip(np.rint(thinned(case.image_hu, every)), -1024, 3071).astype(np.int16)
     return {
         "title": case.title,
         "image": _nifti(image, affine),
         "labels": [
-            {"name": name, "data": _nifti(_thinned(values, every).astype(np.uint8), affine)}
+            {"name": name, "data": _nifti(_shown(thinned(values, every)), affine)}
             for name, values in case.labels.items()
         ],
     }
 
 
-def _thinned(values: npt.NDArray[Any], every: Sequence[int]) -> npt.NDArray[Any]:
-    return values[:: every[0], :: every[1], :: every[2]]
+def thinning(shape: Sequence[int]) -> tuple[int, ...]:
+    """Return of how many voxels along each axis the page holds one."""
+    return tuple(-(-n // MAX_VOXELS) for n in shape)
+
+
+def thinned(values: npt.NDArray[Any], every: Sequence[int]) -> npt.NDArray[Any]:
+    """Return every n-th voxel, in memory of its own."""
+    return values[:: every[0], :: every[1], :: every[2]].copy()
+
+
+def _shown(labels: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Return labels without the value that means "unknown": the viewer would draw it as the last organ."""
+    return np.where(labels == IGNORE, 0, labels).astype(np.uint8)
 
 
 def _nifti(values: npt.NDArray[Any], affine: npt.NDArray[np.float64]) -> str:

@@ -18,7 +18,7 @@ from mskd.layout import Layout
 from mskd.leaves import evaluate_leaves, stage_code
 from mskd.manifest import read_manifest
 from mskd.provenance import content_key, file_digest
-from mskd.reference import read_case_labels, read_withheld_labels
+from mskd.reference import read_reference
 from mskd.scans import read_labels, read_scan_grid
 from mskd.stages.inputs import cases_of
 from mskd.storage import write_json
@@ -100,13 +100,9 @@ def _score(study: Study, case: Case, method: str, run: str) -> tuple[list[OrganS
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     path = Layout(study.root).prediction(method, run, case.dataset, case.block, case.name)
     prediction = read_labels(path, case.id, {v: v for v in study.label_values.values()}, shape)
-    labelled = list(leaves["labelled"])
-    reference = read_case_labels(case, leaves["label_map"], leaves["structures"], shape, affine)
+    reference, labelled = read_reference(case, leaves, study.label_values, shape, affine)
     if reference is None:
         return [], scan_diagonal_mm(shape, [float(s) for s in spacing_mm])
-    if leaves["withheld"] is not None and case.withheld is not None:
-        reference = read_withheld_labels(case, leaves["withheld"], shape, affine)
-        labelled = [organ for organ in study.organs if study.label_values[organ] in leaves["withheld"].values()]
     scores = score_case(
         prediction,
         reference,

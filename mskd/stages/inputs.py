@@ -32,7 +32,8 @@ def cases_of(study: Study, datasets: Iterable[str], run: str, splits: Iterable[s
 def learned_cases(study: Study, teacher: str, run: str) -> list[Case]:
     """Return the cases that a teacher learns from in a run: all training cases of its dataset, or all but a part."""
     cases = cases_of(study, [study.teacher_dataset(teacher)], run, ["train"])
-    return [case for case in cases if not held_out(study, run, case)]
+    left_out = held_out(study, run, cases)
+    return [case for case in cases if case not in left_out]
 
 
 def asked_cases(study: Study, teacher: str, run: str) -> dict[tuple[str, str], list[Case]]:
@@ -40,7 +41,9 @@ def asked_cases(study: Study, teacher: str, run: str) -> dict[tuple[str, str], l
     datasets = [study.teacher_dataset(teacher)] if is_part(run) else training_datasets(study)
     found: dict[tuple[str, str], list[Case]] = {}
     for dataset in datasets:
-        cases = cases_of(study, [dataset], run, study.cache.splits)
-        asked = [case for case in cases if held_out(study, run, case) or not is_part(run)]
+        if is_part(run):
+            asked = held_out(study, run, cases_of(study, [dataset], run, ["train"]))
+        else:
+            asked = cases_of(study, [dataset], run, study.cache.splits)
         found |= {(dataset, block): of_block for block, of_block in by_block(asked).items()}
     return found

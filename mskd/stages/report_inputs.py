@@ -20,14 +20,14 @@ from mskd.layout import Layout
 from mskd.leaves import evaluate_leaves
 from mskd.methods.registry import method_facts
 from mskd.provenance import made_by
-from mskd.reference import read_case_labels
+from mskd.reference import read_reference
 from mskd.report.inputs import ExtraTable, ReportInputs, TrainingCurve, WorstCase
 from mskd.report.overlay import overlay_figure
 from mskd.report.page import primary_dataset
-from mskd.report.viewer import ViewerCase, write_viewer
+from mskd.report.viewer import ViewerCase, thinned, thinning, write_viewer
 from mskd.report.worst import WorstScore, spread_of_cases, worst_scores
 from mskd.scans import read_labels, read_scan
-from mskd.stages.inspect_cache import cache_info
+from mskd.stages.inspect_cache import all_runs, cache_info
 from mskd.training.journal import METRICS
 
 SHOWN_WORST = 4
@@ -40,7 +40,8 @@ class Tables:
     Attributes:
         comparison: Methods, or the ablation's rows where a study has no others.
         ablation: Rows that differ from the method in one choice; empty: none.
-        differences: Differences to the reference row.
+        differences: Differences of the comparison to the reference row.
+        ablation_differences: Those of the ablation.
         gap: Shares of the gap between separate nets and full labels.
         cost: Time and memory.
     """
@@ -48,6 +49,7 @@ class Tables:
     comparison: pd.DataFrame
     ablation: pd.DataFrame
     differences: pd.DataFrame
+    ablation_differences: pd.DataFrame
     gap: pd.DataFrame
     cost: pd.DataFrame
 
@@ -82,6 +84,7 @@ def report_inputs(
         organs=study.organs,
         ablation=tables.ablation,
         differences=tables.differences,
+        ablation_differences=tables.ablation_differences,
         gap=tables.gap,
         reference=reference,
         viewer=None if viewer is None else viewer.name,
@@ -109,7 +112,7 @@ def _curves(study: Study, labels: Mapping[str, str]) -> list[TrainingCurve]:
     curves = [
         TrainingCurve(teacher, layout.teacher(teacher, run) / METRICS, "teachers")
         for teacher in study.teachers
-        for run in study.run_names
+        for run in all_runs(study)
     ] + [
         TrainingCurve(labels[method], layout.student(method, run) / METRICS, "students")
         for method in study.methods
@@ -117,14 +120,6 @@ def _curves(study: Study, labels: Mapping[str, str]) -> list[TrainingCurve]:
         if method_facts(study.method_kind(method)).trains
     ]
     return [curve for curve in curves if curve.path.is_file()]
-
-
-def _read(study: Study, dataset: str, fold: int, name: str) -> tuple[Case, npt.NDArray[Any], npt.NDArray[Any], Any]:
-    """Return a case, its raw scan and affine, and its reference in study values or None."""
-    case = next(c for c in list_cases(study, dataset, fold) if c.name == name)
-    leaves = evaluate_leaves(study, dataset)
-    scan, affine = read_scan(case.image, case.id)
-    return case, scan, affine, read_case_labels(case, leaves["label_map"], leaves["structures"], scan.shape, affine)
 
 
 def _prediction(study: Study, method: str, run: str, case: Case, shape: tuple[int, ...]) -> npt.NDArray[Any] | None:
@@ -137,26 +132,38 @@ def _prediction(study: Study, method: str, run: str, case: Case, shape: tuple[in
 def _volumes(study: Study, score: WorstScore, labels: Mapping[str, str]) -> ViewerCase:
     """Return a case with its reference and every method's prediction of one run."""
     run = f"fold{score.fold}-seed{score.seed}"
-    case, scan, affine, reference = _read(study, score.dataset, score.fold, score.case)
-    volumes = {"reference": reference if reference is not None else np.zeros(scan.shape, np.uint8)}
+    case = _case(study, score)
+    scan, affine = read_scan(case.image, case.id)
+    shape, every = scan.shape, thinning(scan.shape)
+    image = thinned(scan, every)
+    del scan
+    reference, _ = read_reference(case, evaluate_leaves(study, case.dataset), study.label_values, shape, affine)
+    volumes = {"reference": np.zeros(image.shape, np.uint8) if reference is None else thinned(reference, every)}
     compared = [name for name, row in study.methods.items() if row.table == "comparison"] or list(study.methods)
     for method in sorted(compared, key=lambda name: name != score.method):
-        prediction = _prediction(study, method, run, case, scan.shape)
+        prediction = _prediction(study, method, run, case, shape)
         if prediction is not None:
-            volumes[labels[method]] = prediction
-    return ViewerCase(f"{case.id}: mean Dice {score.dice:.3f} ({labels[score.method]}, {run})", scan, affine, volumes)
+            volumes[labels[method]] = thinned(prediction, every)
+    title = f"{case.id}: mean Dice {score.dice:.3f} ({labels[score.method]}, {run})"
+    return ViewerCase(title, image, affine @ np.diag([*map(float, every), 1.0]), volumes)
+
+
+def _case(study: Study, score: WorstScore) -> Case:
+    return next(case for case in list_cases(study, score.dataset, score.fold) if case.name == score.case)
 
 
 def _overlay(study: Study, score: WorstScore, folder: Path) -> WorstCase:
     """Draw the raw scan with the contours of reference and prediction."""
     run = f"fold{score.fold}-seed{score.seed}"
-    case, scan, affine, reference = _read(study, score.dataset, score.fold, score.case)
+    case = _case(study, score)
+    scan, affine = read_scan(case.image, case.id)
+    leaves = evaluate_leaves(study, case.dataset)
+    reference, labelled = read_reference(case, leaves, study.label_values, scan.shape, affine)
     path = Layout(study.root).prediction(score.method, run, score.dataset, case.block, case.name)
     prediction = read_labels(path, case.id, {v: v for v in study.label_values.values()}, scan.shape)
     shape = (int(scan.shape[0]), int(scan.shape[1]), int(scan.shape[2]))
     geometry = Geometry.of_raw(shape, affine, study.preprocessing.spacing_mm)
     picture = folder / f"{score.method}-{run}-{score.dataset}-{score.case}.png"
-    labelled = evaluate_leaves(study, score.dataset)["labelled"]
     overlay_figure(
         geometry.to_canonical(scan),
         geometry.to_canonical(reference if reference is not None else np.zeros_like(prediction)),

@@ -41,7 +41,7 @@ def tabulate(study: Study) -> None:
     write_metrics(metrics, layout.all_metrics)
     labels, procedure = method_titles(study), study_procedure(study)
     notes = study_notes(study) + statistics_notes(metrics, procedure, labels.get(procedure.reference, ""))
-    tables = {}
+    tables, differences = {}, {}
     for name in ("comparison", "ablation"):
         chosen = {method for method, spec in study.methods.items() if spec.table == name}
         if chosen:
@@ -52,19 +52,24 @@ def tabulate(study: Study) -> None:
                 rows, methods=list(study.methods), datasets=list(study.datasets), organs=study.organs
             )
             tables[name] = add_statistics(table, rows, procedure)
+            differences[name] = difference_table(rows, procedure).assign(table=name)
             write_tables(tables[name], layout.tables, stem=name, notes=notes, labels=labels)
-    differences, gap, cost = difference_table(metrics, procedure), gap_table(metrics, procedure), cost_table(study)
-    for name, frame in (("differences", differences), ("gap", gap)):
+    gap, cost = gap_table(metrics, procedure), cost_table(study)
+    for name, frame in (("differences", pd.concat(differences.values())), ("gap", gap)):
         write_text(layout.tables / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
     write_text(layout.tables / "cost.csv", cost.to_csv(index=False, lineterminator="\n"))
     write_text(layout.tables / "cost.md", cost.to_markdown(index=False) + "\n")
-    _figures(study, metrics, differences, labels)
-    ablation = tables.get("ablation", pd.DataFrame())
-    gathered = Tables(tables.get("comparison", ablation), ablation, differences, gap, cost)
+    none = pd.DataFrame()
+    ablated = differences.get("ablation", none)
+    _figures(study, metrics, ablated, labels)
+    ablation = tables.get("ablation", none)
+    gathered = Tables(
+        tables.get("comparison", ablation), ablation, differences.get("comparison", none), ablated, gap, cost
+    )
     write_report(layout.report.parent, report_inputs(study, metrics, gathered, notes=notes, labels=labels))
 
 
-def _figures(study: Study, metrics: pd.DataFrame, differences: pd.DataFrame, labels: dict[str, str]) -> None:
+def _figures(study: Study, metrics: pd.DataFrame, ablated: pd.DataFrame, labels: dict[str, str]) -> None:
     """Draw the Dice per organ and method, and the ablation, of every dataset."""
     figures, reference = Layout(study.root).figures, study.statistics.reference
     of_table = {
@@ -75,14 +80,14 @@ def _figures(study: Study, metrics: pd.DataFrame, differences: pd.DataFrame, lab
         methods = of_table["comparison"] or of_table["ablation"]
         figure = box_plot(metrics, dataset, role, methods=methods, organs=study.organs, labels=labels)
         save_figure(figure, figures / f"dice-{dataset}-{role}")
-        ablated = difference_plot(
-            *(differences, dataset, role),
+        drawn = difference_plot(
+            *(ablated, dataset, role),
             methods=of_table["ablation"],
             reference_label=labels.get(reference, reference),
             labels=labels,
         )
-        if ablated is not None:
-            save_figure(ablated, figures / f"ablation-{dataset}-{role}")
+        if drawn is not None:
+            save_figure(drawn, figures / f"ablation-{dataset}-{role}")
 
 
 def show_tables(study: Study) -> None:

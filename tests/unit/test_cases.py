@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mskd.cases import by_block, check_study_cases, data_root, fold_of_run, list_cases, seed_of_run
+from mskd.cases import by_block, check_study_cases, data_root, fold_of_run, held_out, list_cases, seed_of_run
 from mskd.config.loading import parse_study
 from mskd.config.study import Study
 from mskd.datasets.blocks import block_names, block_of
@@ -205,6 +205,18 @@ def test_runs_are_read_from_their_names(tmp_path: Path) -> None:
     study = study_of(tmp_path, runs={"seeds": [0, 12], "folds": 11})
     pairs = [(fold_of_run(run), seed_of_run(run)) for run in study.run_names]
     assert pairs == [(fold, seed) for fold in range(11) for seed in (0, 12)]
+
+
+@pytest.mark.parametrize("n_cases", [2, 3, 7])
+def test_parts_leave_every_training_case_out_once_and_differ_by_one_case_at_most(tmp_path: Path, n_cases: int) -> None:
+    phantom = {"n_train": n_cases, "n_val": 1, "n_test": 2}
+    study = study_of(tmp_path, runs={"parts": 3}, path=None, phantom=phantom)
+    cases = list_cases(study, "d")
+    parts = [held_out(study, run, cases) for run in study.part_runs("fold0-seed0")]
+    assert sorted(case.name for part in parts for case in part) == sorted(c.name for c in cases if c.split == "train")
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    assert held_out(study, "fold0-seed0", cases) == []
+    assert (fold_of_run("fold3-seed7-part1"), seed_of_run("fold3-seed7-part1")) == (3, 7)
 
 
 def test_counts_of_a_study(tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ from pydantic import ValidationError
 from mskd.config.data import Dataset
 from mskd.config.loading import dump_study, load_study, parse_study
 from mskd.config.study import Study
+from mskd.dag import Graph
+from mskd.plan.jobs import study_jobs
 
 REPOSITORY = Path(__file__).parents[2]
 STUDIES = sorted((REPOSITORY / "config").glob("*.yaml"))
@@ -39,6 +41,12 @@ def test_studies_that_come_with_it(path: Path) -> None:
 
 def test_there_are_studies() -> None:
     assert {"demo", "paper", "phantom_benchmark", "real_ct"} <= {path.stem for path in STUDIES}
+
+
+@pytest.mark.parametrize("path", [p for p in STUDIES if p.stem == "demo" or "phantom" in p.stem], ids=lambda p: p.stem)
+def test_studies_of_phantoms_have_a_graph_of_jobs(path: Path) -> None:
+    graph = Graph(load_study(path))
+    assert {job.stage for job in study_jobs(graph)} >= {"train_teacher", "cache_targets", "train_student", "tabulate"}
 
 
 def test_paths_take_environment_variables() -> None:

@@ -217,5 +217,33 @@ def test_tables_mark_what_is_significant_and_say_how(tmp_path: Path) -> None:
     assert "rank" not in long_form(add_statistics(comparison_table(alone), alone, QUICK))
 
 
+def test_no_mark_where_means_and_ranks_disagree() -> None:
+    """Eleven cases a little better and one far worse: the ranks are for it, the mean against it."""
+    ours = [0.7] * 12
+    other = [0.7 + 0.001 * (1 + i) for i in range(11)] + [0.2]
+    metrics = concatenate([scores("mskd", {"liver": ours}), scores("partial", {"liver": other})])
+    table = add_statistics(comparison_table(metrics), metrics, QUICK)
+    found = row(table, "partial", "liver")
+    assert found["dice_p_holm"] < 0.05
+    assert found["dice_difference"] < 0 < found["dice_direction"]
+    assert set(marks(table, "dice_mean")) == {""}
+
+
+def test_where_full_labels_are_no_better_no_share_is_stated() -> None:
+    methods = {"individual": [0.8, 0.7], "mskd": [0.7, 0.6], "full_labels": [0.79, 0.69]}
+    table = gap_table(concatenate([scores(name, {"liver": v}) for name, v in methods.items()]), QUICK)
+    assert table["closed"].isna().all()
+    assert table["gap"].to_numpy() == pytest.approx(-0.01)
+
+
+def test_an_organ_that_no_case_of_all_methods_has_does_not_spoil_the_mean_rank() -> None:
+    ours = {"liver": [0.9, 0.8], "spleen": [0.5, None]}
+    other = {"liver": [0.8, 0.9], "spleen": [None, 0.5]}
+    metrics = concatenate([scores("mskd", ours), scores("partial", other)])
+    table = add_statistics(comparison_table(metrics), metrics, QUICK)
+    assert row(table, "mskd", "mean")["dice_rank"] == pytest.approx(1.5)
+    assert math.isnan(row(table, "mskd", "spleen")["dice_rank"])
+
+
 def test_p_values_read_well() -> None:
     assert [p_text(p) for p in (0.5, 0.0312, 0.0004, math.nan)] == ["0.500", "0.031", "< 0.001", "–"]
