@@ -2,10 +2,9 @@
 
 Reference: network, taps, spacing and patch of the given study, on fewer phantoms and with fewer steps, so that it fits
 into two hours of two cores. The workflow trains one teacher per dataset and caches it losslessly; every variant is
-encoded anew from those stores, and one student per seed learns from it: for a seed, all variants have the same start
-and the same patches. `online` computes the teachers in every step instead. Students are scored on new cases of the
-training scanners and on those of another scanner, where chance between trainings is larger. Rows are written as they
-come, and what is there is not computed again.
+encoded anew from those stores, and one student per seed learns from it, scored on cases of another scanner: for a seed,
+all variants have the same start and the same patches. `online` computes the teachers in every step instead. Rows are
+written as they come, and what is there is not computed again.
 
     python benchmarks/cache_rate_distortion.py --study config/phantom_benchmark.yaml --seeds 0 1 2 --jobs 2
 """
@@ -69,13 +68,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 }
 WITH_STUDENT = ["lossless", "balanced", "tiny", "online"]
 RUN = "fold0-seed0"
-TRAIN_CASES, VAL_CASES = 6, 1  # per training dataset
-SAME_SCANNER_CASES, OTHER_SCANNER_CASES = (
-    6,
-    16,
-)  # test cases, with all organs: per training dataset; of the external one
-SAME, OTHER = "dice_same_scanners", "dice_other_scanner"
-SUFFIX = "_scanner"  # of the test dataset that has the scanner of a training dataset
+TRAIN_CASES, VAL_CASES, TEST_CASES = 6, 1, 16  # per dataset; the test cases are those of the external one
 
 
 def main() -> None:
@@ -97,7 +90,7 @@ def main() -> None:
         return
     if not options.keep_teachers:
         teachers(study, options.jobs)
-    known = {(row["variant"], row.get("seed")) for row in read_rows(rows) if SAME in row or "ratio" in row}
+    known = {(row["variant"], row.get("seed")) for row in read_rows(rows)}
     for variant, keys in VARIANTS.items():
         if (variant, None) not in known:
             add_row(rows, {"variant": variant, **encode(study, variant, cache_settings(settings_of(study, keys)))})
@@ -122,25 +115,20 @@ def summary(rows: list[dict[str, Any]]) -> pd.DataFrame:
     frame = pd.DataFrame(rows)
     rates = frame[frame.seed.isna()].set_index("variant")
     scored = frame[frame.seed.notna()].drop_duplicates(["variant", "seed"], keep="last")
-    dice = {name: 100 * scored.pivot(index="variant", columns="seed", values=name) for name in (SAME, OTHER)}
-    order = [*rates.index, *(name for name in dice[SAME].index if name not in rates.index)]
+    dice = 100 * scored.pivot(index="variant", columns="seed", values="dice")
+    difference = dice - dice.loc["lossless"]
+    order = [*rates.index, *(name for name in dice.index if name not in rates.index)]
     columns = {
         "bytes per voxel": rates.bytes_per_voxel_and_teacher.map("{:.4f}".format),
         "times smaller": rates.ratio.map("{:.1f}".format),
         "largest error of a probability": rates.largest_probability_error.map("{:.5f}".format),
         "mean error": rates.mean_probability_error.map("{:.5f}".format),
+        "student's Dice": dice.mean(axis=1).map("{:.2f}".format),
+        "per seed": dice.apply(lambda row: ", ".join(f"{value:.2f}" for value in row.dropna()), axis=1),
+        "against lossless": difference.apply(_mean_and_error, axis=1),
     }
-    for name, where in ((SAME, "same scanners"), (OTHER, "another scanner")):
-        columns[f"Dice, {where}"] = dice[name].mean(axis=1).map("{:.2f}".format)
-        columns[f"each seed, {where}"] = dice[name].apply(_each, axis=1)
-        against = dice[name] - dice[name].loc["lossless"]
-        columns[f"against lossless, {where}"] = against.apply(_mean_and_error, axis=1)
     table = pd.DataFrame(columns, index=order).rename_axis("variant").fillna("")
     return table.reset_index()
-
-
-def _each(values: pd.Series[float]) -> str:
-    return ", ".join(f"{value:.2f}" for value in values.dropna())
 
 
 def _mean_and_error(values: pd.Series[float]) -> str:
@@ -161,17 +149,14 @@ def plot(table: pd.DataFrame, path: Path) -> None:
             error.plot(ratio, float(row["mean error"]), "o", color="C0")
             if float(row["mean error"]):  # exact ones all lie on the axis
                 error.annotate(row.variant, (ratio, float(row["mean error"])), (0, 6), **label)
-        for colour, scanner in (("C1", "same scanners"), ("C2", "another scanner")):
-            if not row[f"each seed, {scanner}"]:
-                continue
-            values = [float(value) for value in row[f"each seed, {scanner}"].split(",")]
+        if row["per seed"]:
+            values = [float(value) for value in row["per seed"].split(",")]
             where = float(row["times smaller"] or 1)
-            title = scanner if row.variant == "lossless" else None
-            dice.plot([where] * len(values), values, "o", color=colour, alpha=0.6, label=title)
-            dice.plot(where, float(row[f"Dice, {scanner}"]), "_", color="black", markersize=16)
-            if colour == "C1":
-                dice.annotate(row.variant, (where, max(values)), (0, 6), **label)
-    dice.legend(frameon=False, fontsize=7)
+            dice.plot([where] * len(values), values, "o", color="C1", alpha=0.6)
+            dice.plot(where, float(row["student's Dice"]), "_", color="black", markersize=16)
+            dice.annotate(
+                row.variant, (where, max(values)), (0, 6), textcoords="offset points", fontsize=7, ha="center"
+            )
     error.set(xscale="log", xlabel="times smaller than naive float32", ylabel="mean error of a probability")
     dice.set(xscale="log", xlabel="times smaller than naive float32 (online: no cache)", ylabel="student's Dice (%)")
     for axes in (error, dice):
@@ -186,21 +171,14 @@ def reference_study(path: Path, steps: int) -> Study:
     data |= {"methods": {"mskd": {}}, "cache": {**data["cache"], **LOSSLESS}}
     data["training"] |= {"steps": steps, "warmup_steps": steps // 20, "validate_every": steps}
     data["evaluation"]["withheld"] = False
-    (other,) = (dataset for dataset in data["datasets"].values() if dataset["role"] == "external")
-    same = {}
-    for name, dataset in data["datasets"].items():
+    for dataset in data["datasets"].values():
         dataset["withheld"] = False
         learns = dataset["role"] == "train"
         dataset["phantom"] |= {
             "n_train": TRAIN_CASES if learns else 0,
             "n_val": VAL_CASES if learns else 0,
-            "n_test": 0 if learns else OTHER_SCANNER_CASES,
+            "n_test": 0 if learns else TEST_CASES,
         }
-        if learns:
-            phantom = {**other["phantom"], "scanner": dataset["phantom"]["scanner"]}
-            phantom |= {"seed": 1000 + dataset["phantom"]["seed"], "n_test": SAME_SCANNER_CASES}
-            same[f"{name}{SUFFIX}"] = {**other, "phantom": phantom}
-    data["datasets"] |= same
     return parse_study(data)
 
 
@@ -216,12 +194,14 @@ def teachers(study: Study, jobs: int) -> None:
     command = [sys.executable, "-m", "snakemake", "--configfile", str(file), "--cores", str(jobs), "--quiet", "rules"]
     subprocess.run([*command, "--until", "cache_targets"], check=True)
     wanted = [d for d in study.datasets if d not in training_datasets(study)]
-    targets = [
-        Layout(study.root).manifest("prepare", name, block) for name in wanted for block in blocks_of(study, name)
-    ]
-    missing = [str(path) for path in targets if not path.is_file()]
-    if missing:
-        subprocess.run([*command, "--", *missing], check=True)
+    manifests = [str(p) for p in (study.root / "manifests" / "prepare").glob("*/*.json") if p.parent.name in wanted]
+    if not manifests:
+        targets = [
+            str(Layout(study.root).manifest("prepare", name, block))
+            for name in wanted
+            for block in blocks_of(study, name)
+        ]
+        subprocess.run([*command, "--", *targets], check=True)
 
 
 def blocks_of(study: Study, dataset: str) -> list[str]:
@@ -304,15 +284,12 @@ def projections(study: Study, settings: CacheSettings, teacher: str) -> dict[str
 
 
 def student(study: Study, variant: str, seed: int) -> dict[str, Any]:
-    """Train one student; return its mean Dice on both sets of test cases (study grid), and the time of a step."""
+    """Train one student; return its mean Dice on the external test cases (study grid), and the time of a step."""
     training = study.training
     set_up(torch.device("cpu"), training.threads)
     learn = cases_of(study, training_datasets(study), RUN, ["train"])
-    tested = [name for name in study.datasets if name not in training_datasets(study)]
-    test = {
-        SAME: cases_of(study, [name for name in tested if name.endswith(SUFFIX)], RUN, ["test"]),
-        OTHER: cases_of(study, [name for name in tested if not name.endswith(SUFFIX)], RUN, ["test"]),
-    }
+    external = [name for name in study.datasets if name not in training_datasets(study)]
+    test = cases_of(study, external, RUN, ["test"])
     online = variant == "online"
     cases = training_cases(study, learn, training, dict.fromkeys(study.teachers, RUN))
     for case, listed in zip(cases, learn, strict=True):
@@ -324,7 +301,7 @@ def student(study: Study, variant: str, seed: int) -> dict[str, Any]:
     loss, needs = built.loss, built.needs
     if online:
         loss, needs = online_loss(study, built.loss), PatchNeeds(align=needs.align)
-    everything = training.model_copy(update={"validation_cases": max(map(len, test.values()))})
+    everything = training.model_copy(update={"validation_cases": len(test)})
     trainee = Trainee(
         title=f"{variant}, seed {seed}",
         network=built.network,
@@ -336,19 +313,12 @@ def student(study: Study, variant: str, seed: int) -> dict[str, Any]:
     sampler = patches(study, cases, training, seed=stable_seed("student", seed), needs=needs)
     train(trainee, sampler, training, folder=folder, device=torch.device("cpu"), resume_key=f"{variant}, seed {seed}")
     channels = study.label_values
+    scores = validator(study, built.network, test, everything, channels, torch.device("cpu"))
     built.network.eval()
-    scores = {
-        name: validator(study, built.network, cases, everything, channels, torch.device("cpu"))()
-        for name, cases in test.items()
-    }
     steps = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     times = [(row["step"], row["time_s"]) for row in steps if "time_s" in row]
     (first, early), (last, late) = times[0], times[-1]
-    dice = {name: score["val_dice"] for name, score in scores.items()}
-    per_organ = {
-        f"{name}_per_organ": {k: v for k, v in score.items() if k != "val_dice"} for name, score in scores.items()
-    }
-    return {**dice, **per_organ, "seconds_per_step": (late - early) / (last - first)}
+    return {"dice": scores()["val_dice"], "seconds_per_step": (late - early) / (last - first)}
 
 
 def online_loss(study: Study, offline: Any) -> Any:
