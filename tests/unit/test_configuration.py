@@ -49,6 +49,11 @@ def test_studies_of_phantoms_have_a_graph_of_jobs(path: Path) -> None:
     assert {job.stage for job in study_jobs(graph)} >= {"train_teacher", "cache_targets", "train_student", "tabulate"}
 
 
+def test_a_study_without_the_default_reference_row_is_read_again_as_jobs_read_it() -> None:
+    study = parse_study({**TWO, "methods": {"individual": {}, "naive_union": {}}})
+    assert parse_study(yaml.safe_load(dump_study(study))) == study
+
+
 def test_paths_take_environment_variables() -> None:
     assert load_study(REPOSITORY / "config" / "paper.yaml").datasets["btcv"].path == Path("/data/BTCV")
 
