@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -30,6 +29,7 @@ from mskd.evaluation.layout import (
 from mskd.evaluation.tables import case_scores, dataset_titles
 from mskd.report.curves import curves_figure
 from mskd.report.inputs import ExtraTable, ReportInputs
+from mskd.report.rendering import template
 from mskd.storage import write_text
 
 HONEST_WORDS = (
@@ -78,18 +78,11 @@ def write_report(folder: Path, inputs: ReportInputs) -> Path:
         DataError: a progress file cannot be read.
         FileNotFoundError: the picture of a worst case is missing.
     """
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mskd.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     titles = dataset_titles(inputs.table)
     primary = inputs.primary if inputs.primary in titles else primary_dataset(titles)
     ordered = sorted(titles, key=lambda title: title != primary)
     curves = curves_figure(inputs.curves) if inputs.curves else None
-    text = environment.get_template("index.html.j2").render(
+    text = template("index.html.j2").render(
         study=inputs.study,
         honest_words=HONEST_WORDS,
         summary=None if primary is None else _summary(inputs, *primary),

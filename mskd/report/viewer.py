@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
 from mskd.errors import MskdError
 from mskd.report.overlay import WINDOW_HU
+from mskd.report.rendering import template
 from mskd.storage import write_text
 
 PACKAGE, BUNDLE = "ipyniivue", "static/widget.js"
@@ -97,13 +97,6 @@ def write_viewer(folder: Path, cases: Sequence[ViewerCase], organs: Mapping[str,
     source = niivue_source()
     if source is None or not cases:
         return None
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("mskd.report", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     path = folder / PAGE
     data = {
         "organs": [
@@ -113,7 +106,7 @@ def write_viewer(folder: Path, cases: Sequence[ViewerCase], organs: Mapping[str,
         "window_hu": list(WINDOW_HU),
         "cases": [_case(case) for case in cases],
     }
-    write_text(path, environment.get_template("viewer.html.j2").render(study=study, data=data, niivue=source))
+    write_text(path, template("viewer.html.j2").render(study=study, data=data, niivue=source))
     return path
 
 
