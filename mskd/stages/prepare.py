@@ -29,17 +29,20 @@ def prepare(study: Study, dataset: str, block: str) -> None:
     """
     layout = Layout(study.root)
     cases = by_block(list_cases(study, dataset)).get(block, [])
-    entries, problems = {}, []
+    entries, skipped = {}, {}
     with progress(f"prepare {dataset}/{block}", len(cases)) as advance:
         for case in cases:
             try:
                 entries[case.id] = _prepare_case(study, case, layout)
             except DataError as error:
-                problems.append(str(error))
+                skipped[case.id] = str(error)
             advance(1, case.name)
-    if problems:
-        raise MskdError(f"{len(problems)} of {len(cases)} cases cannot be prepared:\n" + "\n".join(problems))
-    Manifest(STAGE, entries).write(layout.manifest(STAGE, dataset, block))
+    if skipped and study.on_bad_case == "stop":
+        raise MskdError(
+            f"{len(skipped)} of {len(cases)} cases cannot be prepared (`on_bad_case: skip` goes on without them):\n"
+            + "\n".join(skipped.values())
+        )
+    Manifest(STAGE, entries, skipped).write(layout.manifest(STAGE, dataset, block))
 
 
 def _prepare_case(study: Study, case: Case, layout: Layout) -> dict[str, object]:

@@ -20,7 +20,14 @@ from mskd.methods.registry import MethodFacts, method_facts
 from mskd.models import load_model, save_model, stored_weights
 from mskd.networks.unet import UNet
 from mskd.provenance import content_key
-from mskd.stages.inputs import asked_cases, cases_of, prepared_manifest, training_datasets
+from mskd.stages.inputs import (
+    asked_cases,
+    cases_of,
+    prepared_cases,
+    prepared_manifest,
+    require_cases,
+    training_datasets,
+)
 from mskd.stages.training_inputs import patches, training_cases, validator
 from mskd.training.loop import Trainee, train
 
@@ -33,6 +40,10 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
     layout = Layout(study.root)
     facts = method_facts(study.method_kind(method))
     learn, check = (cases_of(study, training_datasets(study), run, [split]) for split in ("train", "val"))
+    if facts.trains:
+        (learn, manifest), (check, _) = prepared_cases(study, learn), prepared_cases(study, check)
+        for dataset in training_datasets(study):
+            require_cases([case for case in learn if case.dataset == dataset], manifest, dataset)
     inputs = _inputs(study, method, run, learn, check)
     code = stage_code(STAGE, facts.kind)
     key = content_key(leaves=student_leaves(study, method), code=code, run=run, inputs=inputs)
@@ -99,10 +110,11 @@ def _cross_fitted(study: Study, run: str) -> dict[str, dict[str, tuple[str, str]
     for teacher in study.teachers:
         for part in study.part_runs(run):
             for (dataset, block), cases in asked_cases(study, teacher, part).items():
-                entries = read_manifest(layout.manifest("cache_targets", teacher, part, dataset, block)).entries
+                cached = read_manifest(layout.manifest("cache_targets", teacher, part, dataset, block))
                 for case in cases:
-                    place = target_place(study.cache_root, teacher, part, dataset, block, case.name)
-                    found.setdefault(teacher, {})[case.id] = (place, entries[case.id]["content"])
+                    if case.id not in cached.skipped:
+                        place = target_place(study.cache_root, teacher, part, dataset, block, case.name)
+                        found.setdefault(teacher, {})[case.id] = (place, cached.entries[case.id]["content"])
     return found
 
 

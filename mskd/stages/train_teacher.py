@@ -16,7 +16,7 @@ from mskd.methods.base import segmentation_terms
 from mskd.models import save_model, stored_weights
 from mskd.networks.unet import UNet
 from mskd.provenance import content_key
-from mskd.stages.inputs import cases_of, learned_cases, prepared_manifest
+from mskd.stages.inputs import cases_of, learned_cases, prepared_cases, require_cases
 from mskd.stages.training_inputs import patches, training_cases, validator
 from mskd.training.loop import Loss, Trainee, train
 from mskd.training.patches import Batch, PatchNeeds
@@ -30,8 +30,10 @@ def train_teacher(study: Study, teacher: str, run: str, device: torch.device) ->
     layout = Layout(study.root)
     folder = layout.teacher(teacher, run)
     dataset, training = study.teacher_dataset(teacher), study.teacher_training(teacher)
-    learn, check = learned_cases(study, teacher, run), cases_of(study, [dataset], run, ["val"])
-    prepared = prepared_manifest(study, [*learn, *check]).entries
+    learn, manifest = prepared_cases(study, learned_cases(study, teacher, run))
+    check, checked = prepared_cases(study, cases_of(study, [dataset], run, ["val"]))
+    require_cases(learn, manifest, dataset)
+    prepared = manifest.entries | checked.entries
     inputs = {
         split: {case.id: [prepared[case.id]["image"], prepared[case.id]["labels"]] for case in cases}
         for split, cases in (("train", learn), ("val", check))
