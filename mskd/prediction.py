@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import ndimage
 
 from mskd.console import log
+from mskd.device import pick_device
 from mskd.geometry import Affine, Geometry
 from mskd.inference import Windows, sliding_window
-from mskd.models import Model
+from mskd.models import Model, load_model
 from mskd.preparation import prepare_arrays
 from mskd.prepared import normalise
 from mskd.resampling import scores_to_raw_labels, share_to_raw
@@ -146,6 +149,46 @@ def predict_scan(
         model.network.to(device)
     largest = {organ: model.labels[organ] for organ in model.largest_component}
     return Prediction(labels_of(scores, prepared.geometry, largest), model.labels, scores, prepared.geometry)
+
+
+def segment(
+    model: Model | Path | str,
+    image: nib.Nifti1Image | npt.NDArray[Any],
+    affine: Affine | None = None,
+    *,
+    device: str = "auto",
+    fast: bool = False,
+    force: bool = False,
+) -> Any:
+    """Segment a scan in memory, as `mskd predict` does with files.
+
+    Args:
+        model: A model folder, or one that was loaded (`mskd.models.load_model`), which then decides on the device.
+        image: A nibabel image in HU, or an array (X, Y, Z).
+        affine: Of an array: 4 × 4, voxel index → world mm, RAS+.
+        device: auto, cpu, cuda, cuda:1, …
+        fast: See `predict_scan`.
+        force: See `predict_scan`.
+
+    Returns:
+        A nibabel image of uint8 labels for an image, an array for an array; `Model.labels` says what the values mean.
+
+    Example:
+        labels = segment("results/demo/models/mskd/fold0-seed0", nib.load("scan.nii.gz"))
+    """
+    if not isinstance(model, Model):
+        model = load_model(Path(model), pick_device(device))
+    place = next(model.network.parameters()).device
+    if isinstance(image, np.ndarray):
+        if affine is None:
+            raise TypeError("an array needs its affine: segment(model, array, affine)")
+        return predict_scan(model, image, np.asarray(affine, float), fast=fast, force=force, device=place).labels
+    array = np.asanyarray(image.dataobj)
+    labels = predict_scan(model, array, image.affine, fast=fast, force=force, device=place).labels
+    header = image.header.copy()
+    header.set_data_dtype(np.uint8)
+    header.set_slope_inter(1, 0)
+    return type(image)(labels, image.affine, header)
 
 
 def keep_largest(labels: npt.NDArray[np.uint8], values: Mapping[str, int]) -> None:

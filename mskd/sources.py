@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from mskd.archives import is_archive, unpacked
@@ -95,13 +96,13 @@ def _distinct(sources: list[ScanSource], source: Path) -> list[ScanSource]:
             found="none",
             fix="check the path given to -i",
         )
-    seen: dict[str, int] = {}
-    found = []
+    found: dict[str, ScanSource] = {}
     for item in sources:
         check_case_name(item.name, source)
-        seen[item.name] = seen.get(item.name, 0) + 1
-        found.append(ScanSource(f"{item.name}-{seen[item.name]}" if seen[item.name] > 1 else item.name, item.scan))
-    return found
+        numbered = (f"{item.name}-{number}" for number in count(2))
+        name = next(name for name in chain([item.name], numbered) if name not in found)
+        found[name] = ScanSource(name, item.scan)
+    return list(found.values())
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
