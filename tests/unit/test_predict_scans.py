@@ -309,4 +309,3 @@ def test_an_output_folder_that_cannot_be_written(model: Path, tmp_path: Path) ->
         (tmp_path / "out").mkdir(mode=0o500)
     (problem,) = run(model, save(tmp_path / "a.nii.gz"), tmp_path / "out" / "deeper")
     assert "choose another folder with -o" in problem
-
