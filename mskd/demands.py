@@ -1,6 +1,6 @@
 """What a job asks of a scheduler: memory and run time, from the configuration and the sizes of files alone.
 
-Bounds, not forecasts (`mskd plan` forecasts): a job that needs more is started again with more, since both grow with the
+Bounds, not forecasts (`mskd plan` forecasts): a job that needs more is started again with more, as both grow with the
 attempt. Nothing is opened, so that thousands of jobs are planned in seconds. Imports nothing heavy.
 """
 
@@ -11,7 +11,6 @@ from math import ceil, prod
 from mskd.cases import Case
 from mskd.config.study import Study
 from mskd.config.training import Training
-from mskd.datasets.folders import stem
 
 BASE_MB = 1000  # Python with torch, and the two Snakemake processes that Slurm's executor nests around a job
 PACKED = 3  # a gzipped CT is about a third of its voxels

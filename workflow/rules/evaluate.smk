@@ -8,8 +8,12 @@ rule evaluate:
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{method}}/{{run}}/{{dataset}}.tsv"
     resources:
-        mem_mb=lambda w, attempt: demands.volumes_mb("evaluate", STUDY, GRAPH.cases(w.dataset, w.run), attempt),
-        runtime=lambda w, attempt: demands.volumes_min("evaluate", STUDY, GRAPH.cases(w.dataset, w.run), attempt),
+        mem_mb=lambda w, attempt: demands.volumes_mb(
+            "evaluate", STUDY, GRAPH.cases(w.dataset, w.run), attempt
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "evaluate", STUDY, GRAPH.cases(w.dataset, w.run), attempt
+        ),
     params:
         leaves=lambda w: short(leaves.evaluate_leaves(STUDY, w.dataset)),
         cases=lambda w: GRAPH.members(w.run, w.dataset),

@@ -6,8 +6,12 @@ rule make_phantoms:
     benchmark:
         f"{RESULTS}/benchmarks/make_phantoms/{{dataset}}.tsv"
     resources:
-        mem_mb=lambda w, attempt: demands.volumes_mb("make_phantoms", STUDY, GRAPH.cases(w.dataset), attempt),
-        runtime=lambda w, attempt: demands.volumes_min("make_phantoms", STUDY, GRAPH.cases(w.dataset), attempt),
+        mem_mb=lambda w, attempt: demands.volumes_mb(
+            "make_phantoms", STUDY, GRAPH.cases(w.dataset), attempt
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "make_phantoms", STUDY, GRAPH.cases(w.dataset), attempt
+        ),
     params:
         leaves=lambda w: short(leaves.phantom_leaves(STUDY, w.dataset)),
         cases=lambda w: GRAPH.members("fold0-seed0", w.dataset),

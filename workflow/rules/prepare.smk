@@ -8,8 +8,12 @@ rule prepare:
     benchmark:
         f"{RESULTS}/benchmarks/prepare/{{dataset}}/{{block}}.tsv"
     resources:
-        mem_mb=lambda w, attempt: demands.volumes_mb("prepare", STUDY, GRAPH.of_block(w.dataset, w.block), attempt),
-        runtime=lambda w, attempt: demands.volumes_min("prepare", STUDY, GRAPH.of_block(w.dataset, w.block), attempt),
+        mem_mb=lambda w, attempt: demands.volumes_mb(
+            "prepare", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "prepare", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
+        ),
     params:
         leaves=lambda w: short(leaves.prepare_leaves(STUDY, w.dataset)),
         code=leaves.stage_code("prepare"),
