@@ -1,7 +1,7 @@
 """What a job asks of a scheduler: memory and run time, from the configuration and the sizes of files alone.
 
-Bounds, not forecasts (`mskd plan` forecasts): a job that needs more is started again with more, as both grow with the
-attempt. Nothing is opened, so that thousands of jobs are planned in seconds. Imports nothing heavy.
+Bounds, not forecasts (`mskd plan` makes those): both grow with the attempt, so that a job that needs more is started
+again with more. Nothing is opened, so that thousands of jobs are planned in seconds. Imports nothing heavy.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A cluster for all tests of this folder, and a study to run on it."""
+"""A cluster for all tests of this folder, and the study without any fault to compare with."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.workflow.project import Project, make_project
+from tests.workflow.project import Project
 
 from .cluster import Cluster
+from .runs import make_slurm_project
+
+LONG = 400  # steps: some seconds of training, so that a fault finds one under way
 
 
 @pytest.fixture(scope="session")
@@ -30,23 +33,17 @@ def cluster() -> Iterator[Cluster]:
             started.stop()
 
 
-def make_slurm_project(root: Path) -> Project:
-    """Write a small study: two datasets, two methods, one block each."""
-    project = make_project(root)
-    (root / "slurm").symlink_to("profiles/slurm")
-
-    def smaller(study: dict[str, object]) -> None:
-        study["methods"] = {"individual": {}, "mskd": {}}
-        for dataset in study["datasets"].values():  # type: ignore[attr-defined]
-            dataset["blocks"] = 1
-
-    project.edit_study(smaller)
-    return project
-
-
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The study, run on this machine without a cluster and without a fault."""
     project = make_slurm_project(tmp_path_factory.mktemp("undisturbed") / "project")
+    project.snakemake()
+    return project
+
+
+@pytest.fixture(scope="session")
+def undisturbed_long(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same with longer trainings."""
+    project = make_slurm_project(tmp_path_factory.mktemp("undisturbed_long") / "project", LONG)
     project.snakemake()
     return project

@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from tests.workflow.project import Project
 
 from .cluster import Cluster
-from .conftest import make_slurm_project
+from .runs import make_slurm_project, slurm, tables
 
 GPU_RULES = {"train_teacher", "fit_projection", "cache_targets", "train_student", "predict"}
 CPU_RULES = {"prepare", "evaluate"}
-
-
-def slurm(project: Project, *arguments: str, check: bool = True) -> str:
-    """Run the study on the cluster; return what Snakemake said."""
-    command = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--configfile", "config/tiny.yaml"]
-    done = project.run(*command, *arguments, check=check)
-    return done.stdout + done.stderr
-
-
-def tables(project: Project) -> dict[str, bytes]:
-    """Return what must be equal from run to run: the metrics and the tables that hold no times."""
-    files = [project.results / "metrics.csv", *sorted((project.results / "tables").glob("comparison.*"))]
-    return {path.name: path.read_bytes() for path in files}
 
 
 def test_the_study_runs_through_the_profile(cluster: Cluster, undisturbed: Project, tmp_path: Path) -> None:
