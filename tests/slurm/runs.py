@@ -18,13 +18,13 @@ COMMAND = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--configfil
 CHECKPOINT_EVERY = 20
 
 
-def make_slurm_project(root: Path, steps: int = 6) -> Project:
-    """Write a small study: two datasets, two methods, one block each."""
+def make_slurm_project(root: Path, steps: int = 6, student_steps: int | None = None) -> Project:
+    """Write a small study: two datasets, two methods, one block each; trainings of so many steps."""
     project = make_project(root)
     (root / "slurm").symlink_to("profiles/slurm")
 
     def smaller(study: dict[str, Any]) -> None:
-        study["methods"] = {"individual": {}, "mskd": {}}
+        study["methods"] = {"individual": {}, "mskd": {"training": {"steps": student_steps or steps}}}
         study["training"] |= {"steps": steps, "checkpoint_every": CHECKPOINT_EVERY, "log_every": 5}
         for dataset in study["datasets"].values():
             dataset["blocks"] = 1
