@@ -173,7 +173,7 @@ def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
             expected=f"three dimensions and at most {MAX_VOXELS} voxels",
             found=f"shape {image.shape}",
             fix="extract one volume",
-            code="header.dimensions",
+            code="header.size" if np.prod(shape, dtype=np.float64) > MAX_VOXELS else "header.dimensions",
         )
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
