@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,13 +64,36 @@ def list_cases(study: Study, name: str, fold: int = 0) -> list[Case]:
         ConfigError: If the split cannot be made.
         DataError: If the files are not as the adapter's layout says.
     """
+    raw = raw_cases(study, name)
+    return place_cases(study, name, raw, split_cases(study, name, raw, fold))
+
+
+def raw_cases(study: Study, name: str) -> list[RawCase]:
+    """Return a dataset's cases as its layout presents them, in natural order.
+
+    Raises:
+        DataError: If the files are not as the adapter's layout says.
+    """
     dataset, root = study.datasets[name], data_root(study, name)
     if dataset.phantom is not None:
         files = phantom_case_files(root, dataset.phantom)
-        raw = [RawCase(f.name, f.image, (LabelFile(f.label),), f.split) for f in files]
-    else:
-        raw = find_cases(dataset.adapter, root, dataset.options)
-    splits = assign_splits(name, raw, _rule(study, name, dataset, fold))
+        return [RawCase(f.name, f.image, (LabelFile(f.label),), f.split) for f in files]
+    return find_cases(dataset.adapter, root, dataset.options)
+
+
+def split_cases(study: Study, name: str, raw: Sequence[RawCase], fold: int = 0) -> dict[str, Split]:
+    """Return the split of a dataset's cases by name.
+
+    Raises:
+        ConfigError: If the split cannot be made.
+        DataError: If the split's table does not fit the cases.
+    """
+    return assign_splits(name, raw, _rule(study, name, study.datasets[name], fold))
+
+
+def place_cases(study: Study, name: str, raw: Iterable[RawCase], splits: Mapping[str, Split]) -> list[Case]:
+    """Return the study's view of a dataset's cases."""
+    dataset, root = study.datasets[name], data_root(study, name)
     return [
         Case(
             dataset=name,

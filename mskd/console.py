@@ -23,6 +23,11 @@ def log(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
+def printable(text: str) -> str:
+    """Return a text that cannot steer a terminal: file names may hold any character."""
+    return text if text.isprintable() else ascii(text)
+
+
 @contextmanager
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Show progress with an estimate of the time left: a bar on a terminal, a line now and then in a log file."""

@@ -12,14 +12,19 @@ class ConfigError(MskdError):
 
 
 class DataError(MskdError):
-    """An input file that cannot be used: names case, file, expected, found, and the way out."""
+    """An input file that cannot be used: names case, file, expected, found, and the way out.
 
-    def __init__(self, *, case: str, file: object, expected: str, found: str, fix: str) -> None:
+    Attributes:
+        code: What is wrong, one of `mskd.checks.codes.CODES`; empty where nothing needs to know.
+    """
+
+    def __init__(self, *, case: str, file: object, expected: str, found: str, fix: str, code: str = "") -> None:
         self.case, self.file, self.expected, self.found, self.fix = case, str(file), expected, found, fix
+        self.code = code
         super().__init__(f"case {case}: {file}\n  expected: {expected}\n  found:    {found}\n  way out:  {fix}")
 
     def __reduce__(self) -> tuple[object, ...]:
-        names = ("case", "file", "expected", "found", "fix")
+        names = ("case", "file", "expected", "found", "fix", "code")
         fields = {name: getattr(self, name) for name in names}
         return (_restore_data_error, (type(self), fields))
 

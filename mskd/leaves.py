@@ -41,6 +41,17 @@ def phantom_leaves(study: Study, dataset: str) -> Leaves:
     return {"phantom": spec.model_dump(mode="json", exclude={"n_train", "n_val", "n_test"})}
 
 
+def check_leaves(study: Study, dataset: str) -> Leaves:
+    """Leaves of checking a dataset's cases one by one; what is accepted is decided afterwards."""
+    section = study.datasets[dataset]
+    return {
+        "label_map": section.label_map,
+        "structures": section.structures,
+        "labelled": section.labelled_organs,
+        "withheld": section.withheld_label_map if section.withheld else {},
+    }
+
+
 def prepare_leaves(study: Study, dataset: str) -> Leaves:
     """Leaves of preparing a dataset's cases."""
     section = study.datasets[dataset]

@@ -91,7 +91,12 @@ def read_reference(
 def _read(
     path: Path, case: str, values: Mapping[int, int], shape: tuple[int, ...], affine: Affine
 ) -> npt.NDArray[np.uint8]:
-    _, found = read_scan_grid(path, case)
+    require_affine(read_scan_grid(path, case)[1], path, case, affine)
+    return read_labels(path, case, values, shape)
+
+
+def require_affine(found: Affine, path: Path, case: str, affine: Affine) -> None:
+    """Raise DataError if a label file has another affine than its scan."""
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(found, affine, atol=0.1 * float(spacing_mm.min())):
         raise DataError(
@@ -100,5 +105,5 @@ def _read(
             expected=f"the affine of its scan, {np.round(affine, 3).tolist()}",
             found=f"{np.round(found, 3).tolist()}",
             fix="resample the labels onto the scan, or repair the header that is wrong",
+            code="label.affine",
         )
-    return read_labels(path, case, values, shape)

@@ -34,14 +34,7 @@ def read_scan(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
         DataError: If the file is missing, damaged, not three-dimensional, not finite, or has no usable affine.
     """
     array, affine = _read(path, case)
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(
-            case=case,
-            file=path,
-            expected="finite intensities in HU",
-            found=f"{int((~np.isfinite(array)).sum())} voxels that are NaN or infinite",
-            fix="replace them (air is -1024 HU) or leave the case out of the split",
-        )
+    require_finite(array, path, case)
     return array, affine
 
 
@@ -61,30 +54,79 @@ def read_labels(path: Path, case: str, values: Mapping[int, int], shape: tuple[i
         DataError: If the file cannot be read, has another shape than the scan, or holds fractional values.
     """
     array, _ = _read(path, case)
-    if array.shape != tuple(shape):
-        raise DataError(
-            case=case,
-            file=path,
-            expected=f"the shape of its scan, {tuple(shape)}",
-            found=f"{array.shape}",
-            fix="check that scan and label belong together",
-        )
-    if array.dtype.kind == "f":
-        rounded = np.rint(array)
-        if not np.array_equal(rounded, array):
-            raise DataError(
-                case=case,
-                file=path,
-                expected="whole-number label values",
-                found=f"fractional values such as {array[rounded != array].flat[0]}",
-                fix="store the labels without interpolation or intensity scaling",
-            )
-        array = rounded.astype(np.int64)
+    require_shape(array.shape, path, case, shape)
+    array = whole_numbers(array, path, case)
     out = np.zeros(array.shape, np.uint8)
     for file_value, study_value in values.items():
         if study_value:
             out[array == file_value] = study_value
     return out
+
+
+def read_stored(path: Path, case: str) -> tuple[npt.NDArray[Any], float, float, Affine]:
+    """Read the voxels of a file as they are stored, without a copy in another type.
+
+    Returns:
+        Array (X, Y, Z) in the file's own axes and dtype, slope and intercept that are not applied to it, affine.
+
+    Raises:
+        DataError: If the file is missing, damaged, not three-dimensional, or has no usable affine.
+    """
+    image, shape, affine = _open(path, case)
+    try:
+        array = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
+    except _DAMAGED as error:
+        raise _damaged(path, case, error) from error
+    _require_numbers(array, path, case)
+    return array, float(image.dataobj.slope), float(image.dataobj.inter), affine
+
+
+def require_finite(array: npt.NDArray[Any], path: Path, case: str) -> None:
+    """Raise DataError if intensities are NaN or infinite."""
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise DataError(
+            case=case,
+            file=path,
+            expected="finite intensities in HU",
+            found=f"{int((~np.isfinite(array)).sum())} voxels that are NaN or infinite",
+            fix="replace them (air is -1024 HU) or leave the case out of the split",
+            code="image.not_finite",
+        )
+
+
+def require_shape(found: tuple[int, ...], path: Path, case: str, shape: tuple[int, ...]) -> None:
+    """Raise DataError if a label file has another shape than its scan."""
+    if found != tuple(shape):
+        raise DataError(
+            case=case,
+            file=path,
+            expected=f"the shape of its scan, {tuple(shape)}",
+            found=f"{found}",
+            fix="check that scan and label belong together",
+            code="label.shape",
+        )
+
+
+def whole_numbers(array: npt.NDArray[Any], path: Path, case: str) -> npt.NDArray[Any]:
+    """Return label values as integers; integers stay as they are.
+
+    Raises:
+        DataError: If a value is fractional, NaN or infinite.
+    """
+    if array.dtype.kind != "f":
+        return array
+    rounded = np.rint(array)
+    wrong = ~((rounded == array) & np.isfinite(array))
+    if wrong.any():
+        raise DataError(
+            case=case,
+            file=path,
+            expected="whole-number label values",
+            found=f"fractional values such as {array[wrong].flat[0]}",
+            fix="store the labels without interpolation or intensity scaling",
+            code="label.fractional",
+        )
+    return rounded.astype(np.int64)
 
 
 def read_scan_grid(path: Path, case: str) -> tuple[tuple[int, ...], Affine]:
@@ -156,6 +198,7 @@ def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
             expected="a NIfTI file",
             found="no such file",
             fix="check the dataset's path",
+            code="file.missing",
         ) from error
     except (*_DAMAGED, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise _damaged(path, case, error) from error
@@ -169,6 +212,7 @@ def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
             expected=f"three dimensions and at most {MAX_VOXELS} voxels",
             found=f"shape {image.shape}",
             fix="extract one volume",
+            code="header.size" if np.prod(shape, dtype=np.float64) > MAX_VOXELS else "header.dimensions",
         )
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
@@ -178,6 +222,7 @@ def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
             expected="an invertible affine",
             found=f"{affine.tolist()}",
             fix="repair sform and qform",
+            code="header.affine",
         )
     return image, shape, affine
 
@@ -188,6 +233,11 @@ def _read(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
         array = np.asanyarray(image.dataobj).reshape(shape)
     except _DAMAGED as error:
         raise _damaged(path, case, error) from error
+    _require_numbers(array, path, case)
+    return array, affine
+
+
+def _require_numbers(array: npt.NDArray[Any], path: Path, case: str) -> None:
     if array.dtype.kind not in "iuf":
         raise DataError(
             case=case,
@@ -195,8 +245,8 @@ def _read(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
             expected="one number per voxel",
             found=f"data of type {array.dtype}",
             fix="store the intensities (or label values) as numbers, not as colours",
+            code="header.data_type",
         )
-    return array, affine
 
 
 def _damaged(path: Path, case: str, error: Exception) -> DataError:
@@ -206,4 +256,5 @@ def _damaged(path: Path, case: str, error: Exception) -> DataError:
         expected="a complete NIfTI file",
         found=f"{type(error).__name__}: {error}",
         fix="fetch the file again, or leave the case out of the split",
+        code="file.damaged",
     )

@@ -13,6 +13,37 @@ commands = typer.Typer()
 
 
 @commands.command(
+    "check-data",
+    epilog="Example: mskd check-data config/demo.yaml   or, for one dataset and a machine, mskd check-data "
+    "config/paper.yaml --dataset liver --json findings.json",
+)
+def check_data(
+    study: StudyArgument,
+    dataset: Annotated[list[str] | None, typer.Option(help="Only this dataset; may be given several times.")] = None,
+    jobs: Annotated[int, typer.Option(min=0, help="Processes, each with one image in memory; 0: one per core.")] = 0,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", help="Write the findings to this file as JSON; - prints them.")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show every finding, not the first few of a kind.")] = False,
+) -> None:
+    """Look at every scan and label before anything is computed. Exit code 1 if there are errors."""
+    from mskd.checks.report import report_json, show_report
+    from mskd.config.loading import load_study
+    from mskd.stages.check_data import check_data as stage
+    from mskd.storage import write_text
+
+    report = stage(load_study(study), dataset or (), jobs)
+    if json_file == Path("-"):
+        typer.echo(report_json(report))
+    else:
+        show_report(report, everything=everything)
+        if json_file is not None:
+            write_text(json_file, report_json(report) + "\n")
+    if report.errors:
+        raise typer.Exit(1)
+
+
+@commands.command(
     epilog="Example: mskd plan config/demo.yaml --jobs 2   or, for a GPU node planned from elsewhere: there "
     "mskd plan STUDY --write-units gpu.json, here mskd plan STUDY --units gpu.json"
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from mskd.checks.codes import ACCEPTABLE, CODES
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
 from mskd.config.faults import Fault, FaultsError, closest, nested
 from mskd.datasets.listing import adapter_facts, adapter_names
@@ -67,7 +68,19 @@ def _dataset(study: Study, name: str, dataset: Dataset) -> Iterator[Fault]:
     if phantom is not None and dataset.role == "train" and study.runs.folds == 1 and not phantom.n_train:
         write = {"datasets": {name: {"phantom": {"n_train": 8}}}}
         yield Fault(f"{where}.phantom.n_train", 0, "integer ≥ 1 for a dataset whose role is train", write)
+    yield from _accepted(name, dataset)
     yield from _source(name, dataset)
+
+
+def _accepted(name: str, dataset: Dataset) -> Iterator[Fault]:
+    for case, codes in dataset.accept.items():
+        for code in codes:
+            if code not in ACCEPTABLE:
+                near = closest(code, ACCEPTABLE)
+                better = [c for c in codes if c in ACCEPTABLE and c != near] + ([near] if near else [])
+                problem = "cannot be accepted, for no stage could read the case:" if code in CODES else "unknown code"
+                write = {"datasets": {name: {"accept": {case: better}}}}
+                yield Fault(f"datasets.{name}.accept.{case}", code, ", ".join(ACCEPTABLE), write, problem)
 
 
 def _source(name: str, dataset: Dataset) -> Iterator[Fault]:

@@ -103,6 +103,12 @@ class Dataset(Section):
         "how its cases are divided; datasets whose role is external are all test, phantoms state their own split, "
         "and runs.folds > 1 takes the place of all others",
     )
+    accept: dict[str, list[str]] = key(
+        dict,
+        "findings of `mskd check-data` that are meant: case name, or `*` for all, → codes (docs/datasets.md); they are "
+        "shown as accepted and stop nothing",
+        example={"spleen_8": ["anatomy.mirrored"]},
+    )
     blocks: int = key(4, "number of buckets of cases; one job works on one bucket", unit="blocks", ge=1, le=4096)
 
     @field_validator("path", mode="before")

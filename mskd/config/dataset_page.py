@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import yaml
 
+from mskd.checks.codes import ACCEPTABLE, CODES
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
 from mskd.datasets.listing import AdapterFacts, adapter_facts, adapter_names
 from mskd.datasets.stated_splits import BUILTIN_PREFIXES, read_builtin
@@ -47,6 +48,22 @@ LiTS and MSD Task03 are the same scans; AbdomenCT-1K and AbdomenAtlas reuse LiTS
 labelled cases of FLARE22 come from MSD Task07. Independent tests for networks trained on LiTS, KiTS and MSD: BTCV,
 AMOS22, TotalSegmentator. Scores on scans that were trained on are marked with `metrics_role: resubstitution`.
 
+## Checks
+
+`mskd check-data STUDY` looks at every file before anything is computed, and says of each finding the file, what was
+expected, what was found, and the way out. It exits with 1 if there is an error. What is meant is accepted by case in
+the study; it is shown as accepted from then on. Findings whose last column is empty cannot be: no stage could go on.
+
+```yaml
+datasets:
+  spleen:
+    accept:
+      spleen_8: [anatomy.mirrored]
+      "*": [organ.truncated]   # all cases
+```
+
+{checks}
+
 ## Files of `config/real_ct.yaml`
 
 `MSKD_DATA` names a folder with `real_ct/msd_spleen_8/{{image,label}}.nii.gz` (a case of MSD Task09, CC BY-SA 4.0),
@@ -69,7 +86,7 @@ def dataset_page(first_line: str) -> str:
     """
     facts = [adapter_facts(name) for name in adapter_names()]
     rows = [f"| [{fact.name}](#{fact.name}) | {fact.title} | {licence_note(fact)} |" for fact in facts]
-    parts = [first_line, INTRODUCTION.format(builtin=_builtin_table()) + "\n".join(rows) + "\n"]
+    parts = [first_line, INTRODUCTION.format(builtin=_builtin_table(), checks=_check_table()) + "\n".join(rows) + "\n"]
     return "\n".join([*parts, *(_adapter(fact) for fact in facts)])
 
 
@@ -103,6 +120,13 @@ def _adapter(facts: AdapterFacts) -> str:
             f"```yaml\n{example_study(facts)}\n```\n",
         ]
     )
+
+
+def _check_table() -> str:
+    rows = ["| code | | what it means | accept |", "|---|---|---|---|"]
+    for code, kind in CODES.items():
+        rows.append(f"| `{code}` | {kind.severity} | {kind.meaning} | {'yes' if code in ACCEPTABLE else ''} |")
+    return "\n".join(rows)
 
 
 def _builtin_table() -> str:

@@ -87,6 +87,7 @@ def check_case_name(name: str, file: object) -> tuple[str, ...]:
             found=refused,
             fix="name the case otherwise: rename the file, or list the dataset with adapter 'table', "
             "whose column 'case' names each file freely",
+            code="name.refused",
         )
     if _PLAIN.fullmatch(name):
         return ()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
+from mskd.console import printable
 from mskd.datasets.case import LabelFile, RawCase, Split, check_case_name, natural_key
 from mskd.errors import ConfigError, DataError
 
@@ -47,15 +48,18 @@ class CaseCollection:
         self._cases: dict[str, RawCase] = {}
         self._problems: list[DataError] = []
 
-    def fault(self, *, case: str, file: object, expected: str, found: str, fix: str) -> None:
+    def fault(
+        self, *, case: str, file: object, expected: str, found: str, fix: str, code: str = "listing.layout"
+    ) -> None:
         """Note a fault; `finish` raises it."""
         self._problems.append(
             DataError(
-                case=_printable(case),
-                file=_printable(str(file)),
-                expected=_printable(expected),
-                found=_printable(found),
+                case=printable(case),
+                file=printable(str(file)),
+                expected=printable(expected),
+                found=printable(found),
                 fix=fix,
+                code=code,
             )
         )
 
@@ -73,6 +77,7 @@ class CaseCollection:
                 expected="one image per case name",
                 found=f"also {self._cases[name].image}",
                 fix="remove one of the two, or give them different names with adapter 'table'",
+                code="listing.twice",
             )
             return
         self._cases[name] = RawCase(name, image, tuple(labels), native_split)
@@ -89,6 +94,7 @@ class CaseCollection:
                 found="no such file",
                 fix="restore the label, or set the dataset's option 'unlabelled' to 'skip' (leave such "
                 "images out) or 'keep' (list them as unlabelled)",
+                code="listing.missing_label",
             )
 
     def add_pairs(
@@ -136,6 +142,7 @@ class CaseCollection:
                 expected=f"the image and the label that {listed_in} names",
                 found="neither file",
                 fix="restore them, or remove the entry",
+                code="listing.missing_files",
             )
 
     def label_alone(self, name: str, label: Path, expected_image: object) -> None:
@@ -146,6 +153,7 @@ class CaseCollection:
             expected=f"an image {expected_image}",
             found="no such file",
             fix="restore the image, or remove the label",
+            code="listing.missing_image",
         )
 
     def finish(self, expected: str = "at least one image with its label") -> list[RawCase]:
@@ -165,6 +173,7 @@ class CaseCollection:
                 expected=expected,
                 found="no case",
                 fix="check the dataset's path and adapter, and that the download was unpacked",
+                code="listing.empty",
             )
         if self._problems:
             self._problems.sort(key=lambda problem: (problem.case == WHOLE_DATASET, problem.case, problem.file))
@@ -182,11 +191,6 @@ def choice(options: Mapping[str, str], key: str, allowed: Collection[str], defau
     if value not in allowed:
         raise ConfigError(f"dataset option {key}: {value!r} is not one of {', '.join(allowed)}")
     return value
-
-
-def _printable(text: str) -> str:
-    """Return a text that cannot steer a terminal: file names may hold any character."""
-    return text if text.isprintable() else ascii(text)
 
 
 def required(options: Mapping[str, str], key: str, example: str) -> str:

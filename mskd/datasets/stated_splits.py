@@ -95,6 +95,7 @@ def read_split_file(file: Path) -> dict[str, Split]:
                 expected="one row per case, with split train, val or test",
                 found="no split" if split is None else "the case twice",
                 fix="correct the row",
+                code="split.row",
             )
         splits[case] = split
     return splits

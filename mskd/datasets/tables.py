@@ -61,6 +61,7 @@ def split_value(text: str, *, case: str, file: Path) -> Split | None:
             expected="split train, val or test",
             found=repr(text),
             fix="correct the cell",
+            code="split.row",
         )
     return None
 
