@@ -86,6 +86,15 @@ class Graph:
         withheld = [case.withheld for case in cases if case.withheld is not None]
         return [file for case in cases for file in (case.image, *(label.path for label in case.labels))] + withheld
 
+    @property
+    def checked(self) -> Path:
+        """Return the manifest that says that the data was looked at, and which cases are left out."""
+        return self.layout.manifest("check_data", "study")
+
+    def every_case(self) -> list[Case]:
+        """Return the cases of all datasets."""
+        return [case for name in self.study.datasets for case in self.cases(name)]
+
     def section(self, dataset: str) -> Dataset:
         """Return the configuration of a dataset."""
         return self.study.datasets[dataset]
@@ -152,7 +161,7 @@ class Graph:
 
         The final target names them all: Snakemake does not remake an intermediate file that is merely missing.
         """
-        found = []
+        found = [self.checked]
         for method in self.study.methods:
             for run in self.study.run_names:
                 found += self.student_inputs(method, run)

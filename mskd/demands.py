@@ -49,6 +49,11 @@ def volumes_mb(stage: str, study: Study, cases: list[Case], attempt: int) -> int
     return ceil((BASE_MB + VOXEL_BYTES[stage] * largest) * attempt)
 
 
+def checking_mb(study: Study, cases: list[Case], processes: int, attempt: int) -> int:
+    """Return the memory of checking cases in several processes, in MB."""
+    return processes * volumes_mb("check_data", study, cases, attempt)
+
+
 def volumes_min(stage: str, study: Study, cases: list[Case], attempt: int) -> int:
     """Return the run time of a job that goes through volumes one by one, in minutes."""
     total = sum(raw_mvoxels(study, case) for case in cases)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from scipy import ndimage
 
+from mskd.checks.intensities import require_hu
 from mskd.console import log
 from mskd.device import pick_device
 from mskd.geometry import Affine, Geometry
@@ -135,7 +136,7 @@ def predict_scan(
         DataError: If the model was not made for such a scan.
     """
     if not force:
-        refuse_unfit(scan_hu, name)
+        require_hu(scan_hu, name)
     prepared = prepare_arrays(scan_hu, affine, None, None, model.preprocessing)
     overlap = min(model.overlap, FAST_OVERLAP) if fast else model.overlap
     windows = Windows(model.window, overlap, model.stride)

@@ -231,9 +231,7 @@ def _read_meaning(
             result.unexpected.append(value)
     found = organ_tallies(counts, named)
     return {
-        organ: before.get(organ, Tally()) + entry
-        for organ, entry in found.items()
-        if organ not in (BACKGROUND, IGNORE)
+        organ: before.get(organ, Tally()) + entry for organ, entry in found.items() if organ not in (BACKGROUND, IGNORE)
     }
 
 

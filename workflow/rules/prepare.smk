@@ -1,6 +1,8 @@
 rule prepare:
     input:
-        lambda w: GRAPH.raw_files(w.dataset, w.block),
+        raw=lambda w: GRAPH.raw_files(w.dataset, w.block),
+        # all data is looked at first, but a check that is done again does not by itself prepare anything again
+        checked=ancient(GRAPH.checked),
     output:
         f"{RESULTS}/manifests/prepare/{{dataset}}/{{block}}.json",
     log:
@@ -16,6 +18,7 @@ rule prepare:
         ),
     params:
         leaves=lambda w: short(leaves.prepare_leaves(STUDY, w.dataset)),
+        accepted=lambda w: short({"accept": STUDY.datasets[w.dataset].accept}),
         code=leaves.stage_code("prepare"),
     shell:
         "{MSKD} prepare --study {STUDY_FILE} --dataset {wildcards.dataset} --block {wildcards.block} > {log} 2>&1"
