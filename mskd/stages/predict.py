@@ -16,7 +16,7 @@ from mskd.inference import study_windows
 from mskd.layout import Layout
 from mskd.leaves import predict_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
-from mskd.models import Model, load_model
+from mskd.models import Model, load_model, update_card
 from mskd.prediction import predict_labels
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key, file_digest, made_by
@@ -43,7 +43,9 @@ def predict(study: Study, method: str, run: str, dataset: str, block: str, devic
             key = content_key(leaves=predict_leaves(study), code=stage_code(STAGE), weights=weights, image=image)
             content = _stored(path, key)
             if content is None:
-                model = model or load_model(layout.student(method, run), device)
+                if model is None:
+                    model = load_model(layout.student(method, run), device)
+                    update_card(layout.student(method, run), largest_component=study.evaluation.largest_component)
                 content = _predict_case(
                     study, model, PreparedCase(layout.prepared(dataset, block, case.name), case.id), path
                 )

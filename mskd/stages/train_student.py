@@ -17,7 +17,8 @@ from mskd.leaves import stage_code, student_leaves
 from mskd.manifest import Manifest, merge, read_manifest
 from mskd.methods.base import Built, MethodContext
 from mskd.methods.registry import MethodFacts, method_facts
-from mskd.models import load_model, save_model, stored_weights
+from mskd.model_card import training_data
+from mskd.models import load_model, save_model, stored_weights, update_card
 from mskd.networks.unet import UNet
 from mskd.provenance import content_key
 from mskd.stages.inputs import (
@@ -48,11 +49,15 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
     code = stage_code(STAGE, facts.kind)
     key = content_key(leaves=student_leaves(study, method), code=code, run=run, inputs=inputs)
     folder = layout.student(method, run)
+    kept, data = study.evaluation.largest_component, _data(study, facts, [*learn, *check])
     weights = stored_weights(folder, key)
-    if weights is None:
+    if weights is not None:
+        update_card(folder, largest_component=kept, data=data)
+    else:
         provenance: dict[str, Any] = {
             "study": study.study,
             "method": method,
+            "kind": facts.kind,
             "run": run,
             "seed": seed_of_run(run),
         }
@@ -73,9 +78,17 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
             overlap=study.inference.overlap,
             stride=study.network.coarsest_stride,
             key=key,
-            provenance={**provenance, "inputs": inputs, "code": code},
+            provenance={**provenance, "inputs": inputs, "data": data, "code": code},
+            largest_component=kept,
         )
     Manifest(STAGE, {method: {"key": key, "weights": weights}}).write(layout.manifest(STAGE, method, run))
+
+
+def _data(study: Study, facts: MethodFacts, cases: list[Case]) -> list[dict[str, Any]]:
+    """Return the record of the data: all training datasets, or those of the teachers that are put together."""
+    taught = {study.teacher_dataset(teacher) for teacher in study.teachers}
+    learned = cases if facts.trains else [case for case in cases if case.dataset in taught]
+    return training_data(study, learned, study.organs, withheld="withheld_labels" in facts.needs)
 
 
 def _inputs(study: Study, method: str, run: str, learn: list[Case], check: list[Case]) -> dict[str, Any]:
