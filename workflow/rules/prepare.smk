@@ -1,8 +1,8 @@
 rule prepare:
     input:
         raw=lambda w: GRAPH.raw_files(w.dataset, w.block),
-        # all data is looked at first, but a check that is done again does not by itself prepare anything again
-        checked=ancient(GRAPH.checked),
+        # not ancient(): Snakemake 9.27 then overlooks a job's other reasons to run while the check runs
+        checked=GRAPH.checked,
     output:
         f"{RESULTS}/manifests/prepare/{{dataset}}/{{block}}.json",
     log:
