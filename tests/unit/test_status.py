@@ -148,7 +148,7 @@ def test_what_is_printed(study: Study, capsys: pytest.CaptureFixture[str]) -> No
         "step 20 of 100 (20%), 40.0 s left",
         "failed: prepare liver b00",
         "error: [no] disk",
-        "0 of 9 jobs",
+        "0 of 10 jobs",
     ):
         assert expected in printed
     data = json.loads(status_json(status))
