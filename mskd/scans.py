@@ -17,7 +17,7 @@ from mskd.errors import DataError
 from mskd.geometry import Affine
 
 IGNORE_VALUE = 255
-_DAMAGED = (OSError, EOFError, zlib.error, ValueError)
+_DAMAGED = (OSError, EOFError, OverflowError, zlib.error, ValueError)
 MAX_VOXELS = 2**31  # a header that claims more is refused before memory is allocated
 
 
@@ -118,7 +118,7 @@ def whole_numbers(array: npt.NDArray[Any], path: Path, case: str) -> npt.NDArray
     if array.dtype.kind != "f":
         return array
     rounded = np.rint(array)
-    wrong = ~((rounded == array) & np.isfinite(array))
+    wrong = ~((rounded == array) & (np.abs(array) < 2**53))  # of larger floats each is whole; NaN is not smaller
     if wrong.any():
         raise DataError(
             case=case,

@@ -211,7 +211,8 @@ def _run(cases: Sequence[tuple[CaseFiles, LabelRules]], jobs: int) -> Iterator[t
             except BrokenProcessPool as error:
                 raise MskdError(
                     f"a process that checked data was killed, at {cases[position][0].id} or a case beside it; "
-                    f"mostly memory ran out\n  way out: run the same command with fewer --jobs (now {jobs}); what is done is kept"
+                    f"mostly memory ran out\n  way out: run the same command with fewer --jobs (now {jobs}); "
+                    "what is done is kept"
                 ) from error
     finally:
         pool.shutdown(cancel_futures=True)
