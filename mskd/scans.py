@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from mskd.errors import DataError
 from mskd.geometry import Affine
 
 IGNORE_VALUE = 255
-_DAMAGED = (OSError, EOFError, zlib.error, ValueError)
+_DAMAGED = (OSError, EOFError, OverflowError, zlib.error, ValueError)
 MAX_VOXELS = 2**31  # a header that claims more is refused before memory is allocated
 
 
@@ -74,7 +76,8 @@ def read_stored(path: Path, case: str) -> tuple[npt.NDArray[Any], float, float, 
     """
     image, shape, affine = _open(path, case)
     try:
-        array = np.asanyarray(image.dataobj.get_unscaled()).reshape(shape)
+        with _whole_file(image, path) as stored:
+            array = np.asanyarray(stored.dataobj.get_unscaled()).reshape(shape)
     except _DAMAGED as error:
         raise _damaged(path, case, error) from error
     _require_numbers(array, path, case)
@@ -116,7 +119,7 @@ def whole_numbers(array: npt.NDArray[Any], path: Path, case: str) -> npt.NDArray
     if array.dtype.kind != "f":
         return array
     rounded = np.rint(array)
-    wrong = ~((rounded == array) & np.isfinite(array))
+    wrong = ~((rounded == array) & (np.abs(array) < 2**53))  # of larger floats each is whole; NaN is not smaller
     if wrong.any():
         raise DataError(
             case=case,
@@ -126,7 +129,7 @@ def whole_numbers(array: npt.NDArray[Any], path: Path, case: str) -> npt.NDArray
             fix="store the labels without interpolation or intensity scaling",
             code="label.fractional",
         )
-    return rounded.astype(np.int64)
+    return np.asarray(rounded, np.int64)
 
 
 def read_scan_grid(path: Path, case: str) -> tuple[tuple[int, ...], Affine]:
@@ -230,11 +233,24 @@ def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
 def _read(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
     image, shape, affine = _open(path, case)
     try:
-        array = np.asanyarray(image.dataobj).reshape(shape)
+        with _whole_file(image, path) as stored:
+            array = np.asanyarray(stored.dataobj).reshape(shape)
     except _DAMAGED as error:
         raise _damaged(path, case, error) from error
     _require_numbers(array, path, case)
     return array, affine
+
+
+@contextmanager
+def _whole_file(image: Any, path: Path) -> Iterator[Any]:
+    """Yield the image on a stream that is then read to its end: only there gzip compares checksum and length."""
+    if path.suffix != ".gz" or not isinstance(image, nib.Nifti1Image):
+        yield image
+        return
+    with gzip.open(path) as stream:
+        yield type(image).from_stream(stream)
+        while stream.read(2**20):
+            pass
 
 
 def _require_numbers(array: npt.NDArray[Any], path: Path, case: str) -> None:

@@ -23,14 +23,15 @@ SIDES = {"liver": 1.0, "spleen": -1.0}  # sign of world x (RAS: the patient's ri
 MARGIN_MM = 20.0  # centroids: spleen about 100 mm from the middle, liver 40 to 70
 LEAST_ML = 10.0  # a smaller piece says nothing
 BODY_HU = -300.0
+SAMPLE = 30_000  # voxels, for the middle of the body
 
 
 def middle_mm(stored: npt.NDArray[Any], slope: float, intercept: float, affine: Affine) -> float | None:
     """Return world x of the middle of the body: the median of what is denser than lung, None if there is nothing."""
-    body = np.argwhere(subsample(stored, slope, intercept) > BODY_HU)
+    body = np.argwhere(subsample(stored, slope, intercept, SAMPLE) > BODY_HU)
     if not len(body):
         return None
-    return float(np.median(nib.affines.apply_affine(affine, body * steps(stored.shape))[:, 0]))
+    return float(np.median(nib.affines.apply_affine(affine, body * steps(stored.shape, SAMPLE))[:, 0]))
 
 
 def mirrored_problem(organs: Mapping[str, Tally], affine: Affine, body_middle_mm: float | None) -> Problem | None:

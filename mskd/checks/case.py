@@ -72,7 +72,6 @@ class CaseResult:
     Attributes:
         findings: What is wrong with this case.
         fingerprint: Of the image's content, empty if it could not be read.
-        digest: Of the whole content, where another image has the same fingerprint.
         values: Values of label_map, and structures, that occur.
         organs: Organs that occur.
         unexpected: Values that label_map does not name.
@@ -81,7 +80,6 @@ class CaseResult:
 
     findings: list[Finding] = field(default_factory=list)
     fingerprint: str = ""
-    digest: str = ""
     values: list[str] = field(default_factory=list)
     organs: list[str] = field(default_factory=list)
     unexpected: list[int] = field(default_factory=list)

@@ -49,9 +49,7 @@ CODES: dict[str, Kind] = {
     "header.affine": _fatal("an affine that is singular or not finite"),
     "header.data_type": _fatal("colours or complex numbers instead of one number per voxel"),
     "header.single_slice": Kind("error", "a single slice"),
-    "header.transforms": Kind(
-        "error", "sform, qform and voxel size contradict each other: programs read it differently"
-    ),
+    "header.transforms": Kind("error", "sform, qform and voxel size disagree: programs read the file differently"),
     "header.no_transform": Kind("error", "neither sform nor qform: left and right are unknown"),
     "header.units": Kind("error", "lengths in metres or micrometres, which most programs read as millimetres"),
     "header.spacing": Kind("warning", "voxel size or extent that no CT of a body has"),

@@ -46,19 +46,17 @@ def value_findings(dataset: str, root: str, rules: LabelRules, results: Mapping[
     organs = {organ for result in labelled.values() for organ in result.organs}
     for organ in rules.labelled:
         if organ not in organs:
-            values = ", ".join(value for value, named in meant.items() if named == organ)
+            of_organ = ", ".join(value for value, named in meant.items() if named == organ)
             fix = f"correct datasets.{dataset}.label_map (or structures): nothing could be learned of it"
-            said = f"no voxel with {values} in {len(labelled)} cases"
-            found.append(
-                Finding("label.organ_never", dataset, WHOLE_DATASET, root, f"{organ} in the labels", said, fix)
-            )
+            said = f"no voxel with {of_organ} in {len(labelled)} cases"
+            expected = f"{organ} in the labels"
+            found.append(Finding("label.organ_never", dataset, WHOLE_DATASET, root, expected, said, fix))
     for value, organ in meant.items():
         if value not in seen and value != "0" and (organ in organs or organ in (BACKGROUND, IGNORE)):
             fix = f"check the value in datasets.{dataset}; remove it if this download does not have it"
             said = f"no voxel in {len(labelled)} cases"
-            found.append(
-                Finding("label.never", dataset, WHOLE_DATASET, root, f"{value} ({organ}) in the labels", said, fix)
-            )
+            expected = f"{value} ({organ}) in the labels"
+            found.append(Finding("label.never", dataset, WHOLE_DATASET, root, expected, said, fix))
     return found
 
 

@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import nibabel as nib
-import numpy as np
-import numpy.typing as npt
 
 from mskd.checks.finding import Finding
-from mskd.scans import read_scan, read_stored
 
 
 @dataclass(frozen=True)
@@ -37,22 +30,6 @@ class Use:
     trains: bool
 
 
-def content_digest(path: Path, case: str) -> str:
-    """Return a digest of an image's content that no flip, order of the axes or data type changes.
-
-    Headers of copies may mirror each other (LiTS and MSD Task03), so the least digest of the eight flips counts.
-
-    Raises:
-        DataError: If the file cannot be read.
-    """
-    if path.is_dir():
-        (stored, affine), slope, intercept = read_scan(path, case), 1.0, 0.0
-    else:
-        stored, slope, intercept, affine = read_stored(path, case)
-    canonical = np.asarray(nib.apply_orientation(stored, nib.io_orientation(affine)))
-    return min(_digest(flipped, slope, intercept) for flipped in _flips(canonical))
-
-
 def duplicate_findings(groups: Sequence[Sequence[Use]]) -> list[Finding]:
     """Return a finding for each case whose image is that of an earlier case; what the study declares is none.
 
@@ -72,7 +49,7 @@ def duplicate_findings(groups: Sequence[Sequence[Use]]) -> list[Finding]:
 def _finding(use: Use, other: Use, *, leak: bool) -> Finding:
     where = f"{other.dataset}/{other.name}"
     if leak:
-        fix = "put both into the same split by a split file, or leave one out; the scores would be of a scan that was seen"
+        fix = "put both into the same split by a split file, or leave one out: scores would be of a scan that was seen"
     else:
         fix = "leave one out, or accept it, if both labels are wanted"
     return Finding(
@@ -107,22 +84,9 @@ def _repeated(values: list[bool], count: int) -> list[bool]:
     return values * count if len(values) == 1 else values
 
 
-def same_content(digests: Mapping[str, str]) -> list[list[str]]:
-    """Return the keys that share a value, groups and keys in their order; what nobody shares is left out."""
+def same_content(fingerprints: Mapping[str, str]) -> list[list[str]]:
+    """Return the keys that share a fingerprint, groups and keys in their order; what nobody shares is left out."""
     groups: dict[str, list[str]] = {}
-    for key, digest in digests.items():
-        groups.setdefault(digest, []).append(key)
-    return [keys for digest, keys in groups.items() if digest and len(keys) > 1]
-
-
-def _flips(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    for signs in np.ndindex(2, 2, 2):
-        yield array[tuple(slice(None, None, -1 if sign else 1) for sign in signs)]
-
-
-def _digest(array: npt.NDArray[Any], slope: float, intercept: float) -> str:
-    digest = hashlib.blake2b(str(array.shape).encode(), digest_size=16)
-    for z in range(array.shape[2]):  # no second array of the whole image
-        plane = array[:, :, z].astype(np.float32) * np.float32(slope) + np.float32(intercept)
-        digest.update(np.ascontiguousarray(plane).data)
-    return digest.hexdigest()
+    for key, fingerprint in fingerprints.items():
+        groups.setdefault(fingerprint, []).append(key)
+    return [keys for fingerprint, keys in groups.items() if fingerprint and len(keys) > 1]

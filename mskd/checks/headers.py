@@ -14,6 +14,7 @@ from mskd.geometry import Affine
 
 SPACING_MM = (0.1, 15.0)  # in-plane 0.3 to 1.5, slices up to 10 mm in public CTs; phantoms are coarser
 EXTENT_MM = (30.0, 2500.0)  # from a crop around one organ to a whole body
+UNITS = {1: "metre", 3: "micrometre"}  # of NIfTI; 2 is mm, 0 unknown
 PIXDIM_TOLERANCE = 0.02  # relative
 
 
@@ -58,8 +59,8 @@ def header_problems(path: Path, *, grid: bool = True) -> Iterator[Problem]:
             "header.single_slice", "a volume", f"shape {shape}", "convert the whole series, not one slice of it"
         )
     yield from _transforms(header, shape)
-    unit = header.get_xyzt_units()[0]
-    if unit in ("meter", "micron"):
+    unit = UNITS.get(int(header["xyzt_units"]) & 7)  # nibabel fails on numbers that mean nothing
+    if unit is not None:
         fix = "write the affine in millimetres, and `mm` as its unit"
         yield Problem("header.units", "lengths in mm", f"the unit {unit}", fix)
     if grid:

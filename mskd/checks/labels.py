@@ -66,16 +66,16 @@ def tally(array: npt.NDArray[Any], path: Path, case: str) -> dict[int, Tally]:
     Raises:
         DataError: If a value is fractional, NaN or infinite.
     """
-    axis = int(np.argmax(np.abs(array.strides)))  # slices across it lie together in the file
-    others = [other for other in range(3) if other != axis]
-    slices = np.moveaxis(array, axis, 0)
+    axis, *others = np.argsort(-np.abs(array.strides)).tolist()  # planes across the first lie together in memory
+    slices = array.transpose(axis, *others)
     found: dict[int, Tally] = {}
     for index, plane in enumerate(slices):
         plane = whole_numbers(plane, path, case)
-        rows, columns = np.nonzero(plane)
-        if not len(rows):
+        if not plane.any():
             continue
-        values, which = _values_of(plane[rows, columns])
+        places = np.flatnonzero(plane != 0)
+        rows, columns = np.divmod(places, plane.shape[1])
+        values, which = _values_of(plane.ravel()[places])
         counts = np.bincount(which)
         sums = np.bincount(which, rows), np.bincount(which, columns)
         edges = [(rows == 0, rows == plane.shape[0] - 1), (columns == 0, columns == plane.shape[1] - 1)]
@@ -99,7 +99,7 @@ def _values_of(array: npt.NDArray[Any]) -> tuple[Sequence[int] | npt.NDArray[Any
     low, high = int(array.min()), int(array.max())
     if low == high:
         return [low], np.zeros(len(array), np.int64)
-    if 0 <= low and high < 2**16:
+    if low >= 0 and high < 2**16:
         values = np.flatnonzero(np.bincount(array))
         position = np.zeros(high + 1, np.int64)
         position[values] = np.arange(len(values))

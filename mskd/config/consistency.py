@@ -76,7 +76,7 @@ def _accepted(name: str, dataset: Dataset) -> Iterator[Fault]:
     for case, codes in dataset.accept.items():
         for code in codes:
             if code not in ACCEPTABLE:
-                near = closest(code, ACCEPTABLE)
+                near = None if code in CODES else closest(code, ACCEPTABLE)
                 better = [c for c in codes if c in ACCEPTABLE and c != near] + ([near] if near else [])
                 problem = "cannot be accepted, for no stage could read the case:" if code in CODES else "unknown code"
                 write = {"datasets": {name: {"accept": {case: better}}}}

@@ -55,8 +55,11 @@ expected, what was found, and the way out. It exits with 1 if there is an error.
 the study; it is shown as accepted from then on. Findings whose last column is empty cannot be: no stage could go on.
 
 ```yaml
+organs: [spleen]
 datasets:
   spleen:
+    path: /data/Task09_Spleen
+    label_map: {{1: spleen}}
     accept:
       spleen_8: [anatomy.mirrored]
       "*": [organ.truncated]   # all cases

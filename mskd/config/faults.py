@@ -187,8 +187,8 @@ def _instead(field: FieldInfo, location: Sequence[str], item: ErrorDetails) -> A
         return str(value)
     if item["type"] == "string_type" and isinstance(example, dict) and not isinstance(value, (dict, list)):
         return {location[-1]: str(value)} if str in typing.get_args(field.annotation)[:1] else example
-    if item["type"] == "list_type" and isinstance(value, str) and isinstance(example, list):
-        return [value]
+    if item["type"] == "list_type" and isinstance(value, str):
+        return [value] if isinstance(example, list) else {location[-1]: [value]}
     return example
 
 

@@ -87,6 +87,7 @@ def unique(found: Iterable[tuple[str, Path]]) -> dict[str, Path]:
                 expected="one file for this case",
                 found=f"also {by_key[key]}",
                 fix="remove one of the two",
+                code="listing.twice",
             )
         by_key[key] = file
     return by_key

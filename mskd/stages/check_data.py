@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, TypeVar
 
 from mskd.cases import data_root, place_cases
 from mskd.checks.case import CaseFiles, CaseResult, LabelRules, check_case
 from mskd.checks.datasets import accepted, value_findings
-from mskd.checks.duplicates import Use, content_digest, duplicate_findings, same_content
+from mskd.checks.duplicates import Use, duplicate_findings, same_content
 from mskd.checks.finding import Finding
 from mskd.checks.listing import list_dataset, split_dataset
 from mskd.config.faults import closest
@@ -32,7 +31,6 @@ from mskd.storage import write_json
 
 STAGE = "check_data"
 STUDY = "study"  # the one manifest, of the whole study
-Result = TypeVar("Result")
 SERIAL_BYTES = 20_000_000  # less than this is read sooner than worker processes start
 
 
@@ -113,7 +111,7 @@ def check_data(study: Study, datasets: Sequence[str] = (), jobs: int = 0) -> Che
     jobs = jobs or _cores()
     checked = [_listed(study, name) for name in study.datasets if not datasets or name in datasets]
     _check_cases(study, checked, jobs)
-    duplicates = _duplicates(study, checked, jobs)
+    duplicates = _duplicates(study, checked)
     findings: list[Finding] = []
     for dataset in checked:
         found = [*dataset.findings, *(f for result in dataset.results.values() for f in result.findings)]
@@ -127,7 +125,7 @@ def check_data(study: Study, datasets: Sequence[str] = (), jobs: int = 0) -> Che
         cases={dataset.name: len(dataset.cases) for dataset in checked},
         files=sum(len(_paths(case, dataset.rules)) for dataset in checked for case in dataset.cases),
         notes=tuple(
-            f"{d.name}: {d.not_made} of {d.not_made + len(d.cases)} synthetic scans are not made yet, nothing to check there"
+            f"{d.name}: {d.not_made} of {d.not_made + len(d.cases)} synthetic scans are not made yet and not checked"
             for d in checked
             if d.not_made
         ),
@@ -189,12 +187,11 @@ def _check_cases(study: Study, checked: Sequence[CheckedDataset], jobs: int) -> 
                 dataset.results[case.name] = standing
     open_cases.sort(key=lambda entry: -_bytes(entry[1]))  # a big one must not come last
     done = sum(len(dataset.cases) for dataset in checked) - len(open_cases)
-    calls = [(check_case, (case, dataset.rules)) for dataset, case, _ in open_cases]
-    names = [case.id for _, case, _ in open_cases]
-    size = sum(_bytes(case) for _, case, _ in open_cases)
-    if calls:
-        with progress("check", done + len(calls), done=done) as advance:
-            for position, result in _run(calls, names, jobs if size > SERIAL_BYTES else 1):
+    to_do = [(case, dataset.rules) for dataset, case, _ in open_cases]
+    if to_do:
+        jobs = jobs if sum(_bytes(case) for case, _ in to_do) > SERIAL_BYTES else 1
+        with progress("check", done + len(to_do), done=done) as advance:
+            for position, result in _run(to_do, jobs):
                 dataset, case, key = open_cases[position]
                 write_json(layout.check(dataset.name, case.name), {"key": key, **result.to_json()})
                 dataset.results[case.name] = result
@@ -203,26 +200,11 @@ def _check_cases(study: Study, checked: Sequence[CheckedDataset], jobs: int) -> 
         dataset.results = {case.name: dataset.results[case.name] for case in dataset.cases}
 
 
-def _duplicates(study: Study, checked: Sequence[CheckedDataset], jobs: int) -> list[Finding]:
-    """Return the findings of images that occur twice; the few that may are read again as a whole."""
-    layout = Layout(study.root)
-    cases = {case.id: case for dataset in checked for case in dataset.cases}
-    results = {case.id: dataset.results[case.name] for dataset in checked for case in dataset.cases}
-    groups = same_content({name: result.fingerprint for name, result in results.items()})
-    paths = {name: os.path.realpath(cases[name].image) for group in groups for name in group}
-    # a group that is one file under several names needs no reading
-    several = [name for group in groups if len({paths[n] for n in group}) > 1 for name in group]
-    one_each = {paths[name]: name for name in reversed(several)}
-    unread = [name for name in one_each.values() if not results[name].digest]
-    calls = [(content_digest, (cases[name].image, name)) for name in unread]
-    for position, digest in _run(calls, unread, jobs):
-        name = unread[position]
-        results[name].digest = digest
-        path = layout.check(cases[name].dataset, cases[name].name)
-        write_json(path, {**json.loads(path.read_text(encoding="utf-8")), "digest": digest})
-    digests = {n: results[one_each[path]].digest if path in one_each else path for n, path in paths.items()}
+def _duplicates(study: Study, checked: Sequence[CheckedDataset]) -> list[Finding]:
+    """Return the findings of images that occur twice, in one dataset or across them."""
     uses = {case.id: _use(study, dataset, case) for dataset in checked for case in dataset.cases}
-    return duplicate_findings([[uses[name] for name in group] for group in same_content(digests)])
+    fingerprints = {f"{d.name}/{name}": result.fingerprint for d in checked for name, result in d.results.items()}
+    return duplicate_findings([[uses[case] for case in group] for group in same_content(fingerprints)])
 
 
 def _use(study: Study, dataset: CheckedDataset, case: CaseFiles) -> Use:
@@ -237,25 +219,26 @@ def _use(study: Study, dataset: CheckedDataset, case: CaseFiles) -> Use:
     )
 
 
-def _run(
-    calls: Sequence[tuple[Callable[..., Result], tuple[Any, ...]]], names: Sequence[str], jobs: int
-) -> Iterator[tuple[int, Result]]:
-    """Yield the position and result of each call as it is done, from several processes where that is worth it."""
-    if jobs == 1 or len(calls) < 2:
-        for position, (function, arguments) in enumerate(calls):
-            yield position, function(*arguments)
+def _run(cases: Sequence[tuple[CaseFiles, LabelRules]], jobs: int) -> Iterator[tuple[int, CaseResult]]:
+    """Yield the position and result of each case as it is done, from several processes where there are several."""
+    if jobs == 1 or len(cases) < 2:
+        for position, (case, rules) in enumerate(cases):
+            yield position, check_case(case, rules)
         return
-    pool = ProcessPoolExecutor(min(jobs, len(calls)), mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(min(jobs, len(cases)), mp_context=get_context("spawn"))
     try:
-        started: dict[Future[Result], int] = {pool.submit(f, *a): n for n, (f, a) in enumerate(calls)}
+        started: dict[Future[CaseResult], int] = {
+            pool.submit(check_case, case, rules): position for position, (case, rules) in enumerate(cases)
+        }
         for future in as_completed(started):
             position = started.pop(future)
             try:
                 yield position, future.result()
             except BrokenProcessPool as error:
                 raise MskdError(
-                    f"a process that checked data was killed, at {names[position]} or a case beside it; mostly memory "
-                    f"ran out\n  way out: run the same command with fewer --jobs (now {jobs}); what is done is kept"
+                    f"a process that checked data was killed, at {cases[position][0].id} or a case beside it; "
+                    f"mostly memory ran out\n  way out: run the same command with fewer --jobs (now {jobs}); "
+                    "what is done is kept"
                 ) from error
     finally:
         pool.shutdown(cancel_futures=True)

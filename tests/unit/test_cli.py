@@ -17,7 +17,19 @@ from mskd.cli.app import app
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = {"torch", "zarr", "pandas", "scipy", "matplotlib", "nibabel", "snakemake"}
-CONTRACT = {"check-data", "export", "prepare", "train-teacher", "cache", "train-student", "predict", "evaluate", "tabulate", "phantom", "plan"}
+CONTRACT = {
+    "check-data",
+    "export",
+    "prepare",
+    "train-teacher",
+    "cache",
+    "train-student",
+    "predict",
+    "evaluate",
+    "tabulate",
+    "phantom",
+    "plan",
+}
 
 
 def commands(group: click.Command, path: tuple[str, ...] = ()) -> dict[tuple[str, ...], click.Command]:
