@@ -17,7 +17,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MINOR := import sys; print("%d.%d" % sys.version_info[:2])
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lint docs lock bundle clean
+.PHONY: help setup demo test test-slurm test-slurm-faults slurm-packages soak lint docs lock bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -46,6 +46,16 @@ demo: setup ## run the whole workflow on synthetic scans and print the compariso
 
 test: setup ## run the tests that need no cluster and no GPU
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(PYTEST_ARGS)
+
+test-slurm: setup slurm-packages ## a small study through the Slurm profile, on a real cluster on this machine (root)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm/test_smoke.py $(PYTEST_ARGS)
+
+test-slurm-faults: setup slurm-packages ## the same with jobs that are killed, starved, preempted (root; half an hour)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm $(PYTEST_ARGS)
+
+slurm-packages:
+	@command -v slurmctld >/dev/null && command -v munged >/dev/null || \
+	  apt-get install --yes --quiet --no-install-recommends slurm-wlm slurm-client munge
 
 soak: setup ## kill writers and flip bytes of the cache many more times than the tests do (minutes)
 	@MSKD_KILLS=$(KILLS) MSKD_FLIPS=$(FLIPS) $(BIN)/pytest tests/unit/test_cache_faults.py \

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mskd.config.data import Dataset
 from mskd.config.study import Study
 from mskd.datasets.blocks import block_of
 from mskd.datasets.case import LabelFile, RawCase, Split
+from mskd.datasets.collection import WHOLE_DATASET, ListingError
 from mskd.datasets.listing import find_cases
 from mskd.datasets.splits import SplitRule, assign_splits, hash_fraction
 from mskd.errors import ConfigError
@@ -64,8 +65,13 @@ def list_cases(study: Study, name: str, fold: int = 0) -> list[Case]:
         ConfigError: If the split cannot be made.
         DataError: If the files are not as the adapter's layout says.
     """
-    raw = raw_cases(study, name)
-    return place_cases(study, name, raw, split_cases(study, name, raw, fold))
+    try:
+        raw, refused = raw_cases(study, name), False
+    except ListingError as error:
+        if study.on_bad_case == "stop" or any(problem.case == WHOLE_DATASET for problem in error.problems):
+            raise
+        raw, refused = list(error.cases), True  # `check_data` names those that are left out
+    return place_cases(study, name, raw, split_cases(study, name, raw, fold, allow_missing=refused))
 
 
 def raw_cases(study: Study, name: str) -> list[RawCase]:
@@ -81,14 +87,17 @@ def raw_cases(study: Study, name: str) -> list[RawCase]:
     return find_cases(dataset.adapter, root, dataset.options)
 
 
-def split_cases(study: Study, name: str, raw: Sequence[RawCase], fold: int = 0) -> dict[str, Split]:
-    """Return the split of a dataset's cases by name.
+def split_cases(
+    study: Study, name: str, raw: Sequence[RawCase], fold: int = 0, *, allow_missing: bool = False
+) -> dict[str, Split]:
+    """Return the split of a dataset's cases by name; with `allow_missing`, a table may name others.
 
     Raises:
         ConfigError: If the split cannot be made.
         DataError: If the split's table does not fit the cases.
     """
-    return assign_splits(name, raw, _rule(study, name, study.datasets[name], fold))
+    rule = _rule(study, name, study.datasets[name], fold)
+    return assign_splits(name, raw, replace(rule, allow_missing=rule.allow_missing or allow_missing))
 
 
 def place_cases(study: Study, name: str, raw: Iterable[RawCase], splits: Mapping[str, Split]) -> list[Case]:

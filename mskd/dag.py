@@ -34,6 +34,7 @@ class Graph:
         self._cases = {
             (name, fold): list_cases(study, name, fold) for name in study.datasets for fold in range(study.runs.folds)
         }
+        self._of_block = {name: by_block(self._cases[name, 0]) for name in study.datasets}
 
     def snapshot(self) -> Path:
         """Write the whole configuration, defaults included, under a name made of its content; jobs read this file.
@@ -49,6 +50,10 @@ class Graph:
     def cases(self, dataset: str, run: str = "fold0-seed0") -> list[Case]:
         """Return the cases of a dataset in a run."""
         return self._cases[dataset, fold_of_run(run)]
+
+    def of_block(self, dataset: str, block: str) -> list[Case]:
+        """Return the cases of a block."""
+        return self._of_block[dataset].get(block, [])
 
     def blocks(self, dataset: str, run: str = "fold0-seed0", *splits: str) -> list[str]:
         """Return the blocks that hold cases of some splits (default: any)."""
@@ -77,9 +82,18 @@ class Graph:
         """Return what preparing a block reads: raw files, or the manifest of the phantoms."""
         if self.section(dataset).phantom is not None:
             return [self.layout.manifest("make_phantoms", dataset)]
-        cases = by_block(self.cases(dataset))[block]
+        cases = self.of_block(dataset, block)
         withheld = [case.withheld for case in cases if case.withheld is not None]
         return [file for case in cases for file in (case.image, *(label.path for label in case.labels))] + withheld
+
+    @property
+    def checked(self) -> Path:
+        """Return the manifest that says that the data was looked at, and which cases are left out."""
+        return self.layout.manifest("check_data", "study")
+
+    def every_case(self) -> list[Case]:
+        """Return the cases of all datasets."""
+        return [case for name in self.study.datasets for case in self.cases(name)]
 
     def section(self, dataset: str) -> Dataset:
         """Return the configuration of a dataset."""
@@ -147,7 +161,7 @@ class Graph:
 
         The final target names them all: Snakemake does not remake an intermediate file that is merely missing.
         """
-        found = []
+        found = [self.checked]
         for method in self.study.methods:
             for run in self.study.run_names:
                 found += self.student_inputs(method, run)

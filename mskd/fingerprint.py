@@ -28,6 +28,7 @@ NEUTRAL = frozenset(
         "mskd.leaves",
         "mskd.manifest",
         "mskd.methods.registry",
+        "mskd.model_card",
         "mskd.provenance",
         "mskd.storage",
         "mskd.teachers.registry",

@@ -52,6 +52,18 @@ def check_leaves(study: Study, dataset: str) -> Leaves:
     }
 
 
+def verdict_leaves(study: Study) -> Leaves:
+    """Leaves of checking the whole study, and of what follows from what is found."""
+    return {
+        "cases": {name: check_leaves(study, name) for name in study.datasets},
+        "accept": {name: section.accept for name, section in study.datasets.items()},
+        "splits": {name: section.split.model_dump(mode="json") for name, section in study.datasets.items()},
+        "roles": {name: (section.role, metrics_role(section)) for name, section in study.datasets.items()},
+        "folds": study.runs.folds,
+        "on_bad_case": study.on_bad_case,
+    }
+
+
 def prepare_leaves(study: Study, dataset: str) -> Leaves:
     """Leaves of preparing a dataset's cases."""
     section = study.datasets[dataset]

@@ -1,8 +1,13 @@
-"""Model folders: `model.json` and `model.safetensors` are all that prediction needs. No pickles."""
+"""Model folders: `model.json` and `model.safetensors` are all that prediction needs. No pickles.
+
+`MODEL_CARD.md` beside them is for people. Post-processing (`largest_component`) is part of the model folder but not of
+its content key: `evaluation.largest_component` retrains nothing. See `update_card` for how the two stay together.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -15,8 +20,10 @@ from torch import nn
 
 from mskd.config.model import Preprocessing
 from mskd.errors import MissingArtefactError
-from mskd.provenance import file_digest, made_by
-from mskd.storage import atomic_path, write_json
+from mskd.model_card import FILE as MODEL_CARD
+from mskd.model_card import model_card
+from mskd.provenance import code_commit, file_digest, made_by
+from mskd.storage import atomic_path, write_json, write_text
 
 FORMAT = "mskd-model-1"
 CARD, WEIGHTS = "model.json", "model.safetensors"
@@ -33,6 +40,7 @@ class Model:
         window: Sliding window in voxels.
         overlap: Share of the window that neighbours have in common.
         stride: Voxels of which windows are multiples.
+        largest_component: Organs of which only the largest connected component is kept.
         card: The whole of model.json.
     """
 
@@ -42,6 +50,7 @@ class Model:
     window: tuple[int, int, int]
     overlap: float
     stride: tuple[int, int, int]
+    largest_component: tuple[str, ...]
     card: dict[str, Any]
 
 
@@ -56,6 +65,7 @@ def save_model(
     stride: tuple[int, int, int],
     key: str,
     provenance: dict[str, Any],
+    largest_component: Collection[str] = (),
 ) -> str:
     """Write a model folder; `model.json` comes last and makes it valid.
 
@@ -68,7 +78,8 @@ def save_model(
         overlap: Overlap of windows.
         stride: Voxels of which windows are multiples.
         key: Content key of the model.
-        provenance: Study, method or teacher, run, seed, inputs.
+        provenance: Study, method or teacher, run, seed, inputs, data (`mskd.model_card.training_data`).
+        largest_component: Organs of which only the largest component is kept; those without a label are left out.
 
     Returns:
         SHA-256 of the weights file.
@@ -91,12 +102,35 @@ def save_model(
         "window": list(window),
         "overlap": overlap,
         "stride": list(stride),
+        "largest_component": [organ for organ in labels if organ in largest_component],
         "provenance": provenance,
         "made_by": made_by(),
+        "commit": code_commit(),
         "notice": "Not for clinical use.",
     }
-    write_json(folder / CARD, card)
+    _write_card(folder, card)
     return digest
+
+
+def update_card(folder: Path, *, largest_component: Collection[str], data: list[dict[str, Any]] | None = None) -> None:
+    """Bring a model folder to what its study says now, where that is no matter of training.
+
+    The workflow does not train again when `evaluation.largest_component` changes, but it predicts again; so the stage
+    `predict` calls this, and `mskd predict -m` does from then on what the study's predictions do. The training stages
+    call it too, where they find the weights valid (a teacher's folder follows only there). Key and weights stay, and
+    with them all that was made from the model.
+
+    Args:
+        folder: A valid model folder.
+        largest_component: Organs of which only the largest component is kept; those without a label are left out.
+        data: What it was trained on (`mskd.model_card.training_data`); None leaves it as it is.
+    """
+    card = read_card(folder)
+    kept = [organ for organ in card["labels"] if organ in largest_component]
+    provenance = card["provenance"] if data is None else {**card["provenance"], "data": data}
+    changed = {**card, "largest_component": kept, "provenance": provenance}
+    if changed != card or not (folder / MODEL_CARD).is_file():
+        _write_card(folder, changed)
 
 
 def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
@@ -119,6 +153,9 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
         network.load_state_dict(tensors)
         window, stride = card["window"], card["stride"]
         labels = {str(organ): int(channel) for organ, channel in card["labels"].items()}
+        largest_component = tuple(card.get("largest_component", ()))  # models of before have none
+        if unknown := [organ for organ in largest_component if organ not in labels]:
+            raise ValueError(f"largest_component names {unknown}, the labels are {list(labels)}")
         return Model(
             network=network.to(device).eval(),
             labels=dict(sorted(labels.items(), key=lambda item: item[1])),
@@ -126,6 +163,7 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
             window=(window[0], window[1], window[2]),
             overlap=float(card["overlap"]),
             stride=(stride[0], stride[1], stride[2]),
+            largest_component=largest_component,
             card=card,
         )
     except (AttributeError, ImportError, IndexError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -165,6 +203,11 @@ def build_network(description: dict[str, Any]) -> nn.Module:
     module = import_module(f"mskd.networks.{description['kind']}")
     network: nn.Module = module.build(description)
     return network
+
+
+def _write_card(folder: Path, card: dict[str, Any]) -> None:
+    write_text(folder / MODEL_CARD, model_card(card))
+    write_json(folder / CARD, card)
 
 
 def _state(network: nn.Module) -> dict[str, torch.Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import subprocess
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -65,6 +66,20 @@ def _versions() -> dict[str, str]:
 def made_by() -> dict[str, str]:
     """Return the versions that an artefact records; no time, host, user or patient."""
     return dict(_versions())
+
+
+@cache
+def code_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, `-dirty` if changed; None where there is none."""
+    root = Path(__file__).parent.parent
+    if not (root / ".git").exists():  # an installed package may lie inside somebody else's repository
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):  # no git, or a checkout that it does not trust
+        return None
+    return done.stdout.strip()
 
 
 def _plain(value: Any) -> Any:

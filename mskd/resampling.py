@@ -7,6 +7,8 @@ because the libraries resample point by point: for 102 × 512 × 512 → 204 × 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -123,30 +125,53 @@ def scores_to_raw_labels(scores: npt.NDArray[Any], geometry: Geometry) -> npt.ND
     Returns:
         Labels of shape `geometry.canonical_shape`; outside the crop is background.
     """
+    out = np.zeros(geometry.canonical_shape, np.uint8)
+    for box, slab in _raw_slabs(geometry):
+        best = slab(scores[0])
+        label = np.zeros(best.shape, np.uint8)
+        for channel in range(1, scores.shape[0]):
+            value = slab(scores[channel])
+            label[value > best] = channel
+            np.maximum(best, value, out=best)
+        out[box] = label
+    return out
+
+
+def share_to_raw(share: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.uint8]:
+    """Bring a share between 0 and 1 (a probability) back to the canonical raw grid, in steps of 1/255.
+
+    Args:
+        share: (X, Y, Z) on the study grid.
+        geometry: Grids of the case.
+
+    Returns:
+        255 × share, rounded, of shape `geometry.canonical_shape`; outside the crop 0.
+    """
+    out = np.zeros(geometry.canonical_shape, np.uint8)
+    for box, slab in _raw_slabs(geometry):
+        out[box] = np.rint(255 * np.clip(slab(share), 0, 1))
+    return out
+
+
+def _raw_slabs(geometry: Geometry) -> Iterator[tuple[tuple[slice, ...], Callable[[npt.NDArray[Any]], Float]]]:
+    """Yield boxes of the canonical raw grid that the crop covers, and what resamples study planes into each."""
     x, y, z = (_back_matrix(geometry, axis) for axis in range(3))
     inside = [np.flatnonzero(m.any(axis=1)) for m in (x, y, z)]
-    out = np.zeros(geometry.canonical_shape, np.uint8)
     if any(len(index) == 0 for index in inside):
-        return out
-    (x0, x1), (y0, y1) = ((index[0], index[-1] + 1) for index in inside[:2])
-    for start in range(int(inside[2][0]), int(inside[2][-1]) + 1, SLAB):
-        stop = min(start + SLAB, int(inside[2][-1]) + 1)
+        return
+    (x0, x1), (y0, y1), (z0, z1) = ((int(index[0]), int(index[-1]) + 1) for index in inside)
+    for start in range(z0, z1, SLAB):
+        stop = min(start + SLAB, z1)
         used = np.flatnonzero(z[start:stop].any(axis=0))
-        rows = z[start:stop, used[0] : used[-1] + 1]
-        best: Float | None = None
-        label = np.zeros((x1 - x0, y1 - y0, stop - start), np.uint8)
-        for channel in range(scores.shape[0]):
-            planes = scores[channel, :, :, used[0] : used[-1] + 1]
-            value = apply_matrices(
-                np.matmul(np.asarray(planes, np.float32), rows.T), x[x0:x1], y[y0:y1], _eye(stop - start)
-            )
-            if best is None:
-                best = value
-            else:
-                label[value > best] = channel
-                np.maximum(best, value, out=best)
-        out[x0:x1, y0:y1, start:stop] = label
-    return out
+        first, last = int(used[0]), int(used[-1]) + 1
+        to_slab = partial(_to_slab, z[start:stop, first:last], slice(first, last), x[x0:x1], y[y0:y1])
+        yield (slice(x0, x1), slice(y0, y1), slice(start, stop)), to_slab
+
+
+def _to_slab(rows: Matrix, used: slice, x: Matrix, y: Matrix, planes: npt.NDArray[Any]) -> Float:
+    """Resample the planes of the study grid that a slab of the raw grid depends on."""
+    along_z = np.matmul(np.asarray(planes[:, :, used], np.float32), rows.T)
+    return apply_matrices(along_z, x, y, _eye(len(rows)))
 
 
 def _back_matrix(geometry: Geometry, axis: int) -> Matrix:

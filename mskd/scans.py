@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -140,15 +141,53 @@ def read_scan_grid(path: Path, case: str) -> tuple[tuple[int, ...], Affine]:
     return _open(path, case)[1:]
 
 
-def write_labels(path: Path, labels: npt.NDArray[np.uint8], affine: Affine) -> None:
-    """Write labels as compressed NIfTI with equal sform and qform; equal labels give equal bytes."""
-    image = nib.Nifti1Image(labels, affine)
-    image.header.set_xyzt_units("mm", "sec")
-    image.set_qform(affine, code=1)
-    image.set_sform(affine, code=1)
+def write_labels(
+    path: Path,
+    labels: npt.NDArray[np.uint8],
+    affine: Affine,
+    names: Mapping[str, int] | None = None,
+    *,
+    like: Path | None = None,
+    scale: float = 1.0,
+) -> None:
+    """Write a label map (or another map of bytes) as compressed NIfTI; equal content gives equal bytes.
+
+    Args:
+        path: File to write, `.nii.gz`.
+        labels: (X, Y, Z) in the axes of `affine`.
+        affine: 4 × 4, in mm; sform and qform without `like`.
+        names: Organ → value, written as JSON into a header extension of the kind "comment".
+        like: NIfTI file whose version, sform, qform, their codes and units are taken over.
+        scale: Slope of the values.
+    """
+    image = _image_like(labels, affine, like)
+    if scale != 1.0:
+        image.header.set_slope_inter(scale, 0)
+    if names is not None:
+        image.header.set_intent("label")
+        text = json.dumps({"labels": {"background": 0, **names}}).encode()
+        image.header.extensions.append(nib.nifti1.Nifti1Extension("comment", text))
     # gzip through nibabel stores the time; compress the finished bytes without one
     compressor = zlib.compressobj(5, zlib.DEFLATED, 31)
     path.write_bytes(compressor.compress(image.to_bytes()) + compressor.flush())
+
+
+def _image_like(array: npt.NDArray[np.uint8], affine: Affine, like: Path | None) -> Any:
+    """Return an image of bytes that lies where another does."""
+    source: Any = nib.load(like) if like is not None else None
+    if not isinstance(source, nib.Nifti1Image):
+        image = nib.Nifti1Image(array, affine)
+        image.header.set_xyzt_units("mm", "sec")
+        image.set_qform(affine, code=1)
+        image.set_sform(affine, code=1)
+        return image
+    image = (nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image)(array, affine)
+    image.header.set_xyzt_units(source.header.get_xyzt_units()[0], "sec")
+    qform, code = source.get_qform(coded=True)
+    image.set_qform(affine if qform is None else qform, code=int(code))
+    sform, code = source.get_sform(coded=True)
+    image.set_sform(affine if sform is None else sform, code=int(code))
+    return image
 
 
 def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mskd.checks.headers import Problem
+from mskd.errors import DataError
 
 SAMPLE = 400_000  # voxels; a share of 1 % is known to 0.02 %
 PADDING_HU = -1100  # an exact value below it is a scanner's padding outside its field of view (-2000, -3024, …)
@@ -146,6 +147,24 @@ def intensity_problem(image: Intensities) -> Problem | None:
         found = f"{tissue:.1%} of voxels between {TISSUE_HU[0]} and {TISSUE_HU[1]} HU"
         return Problem("image.uncalibrated", "fat and soft tissue", found, fix)
     return None
+
+
+def require_hu(scan_hu: npt.NDArray[Any], case: str) -> None:
+    """Refuse a scan that holds no HU of a body.
+
+    Raises:
+        DataError: Says what its values look like.
+    """
+    problem = intensity_problem(measure(scan_hu, 1.0, 0.0))
+    if problem is not None:
+        raise DataError(
+            case=case,
+            file=case,
+            expected=problem.expected,
+            found=problem.found,
+            fix=f"{problem.fix}; or take it all the same (--force, in Python force=True)",
+            code=problem.code,
+        )
 
 
 def _share(mask: npt.NDArray[np.bool_]) -> float:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mskd import __version__
-from mskd.cli import stages, study
+from mskd.cli import models, stages, study
 
 app = typer.Typer(
     name="mskd",
@@ -20,6 +20,7 @@ app = typer.Typer(
 )
 app.add_typer(study.commands)
 app.add_typer(stages.commands)
+app.add_typer(models.commands)
 
 
 def _version(wanted: bool) -> None:

@@ -108,34 +108,57 @@ def train_student(study: StudyFile, method: MethodName, run: RunName, device: De
 
 @commands.command(
     epilog="Example: mskd predict -m results/demo/models/mskd/fold0-seed0 -i scan.nii.gz -o predictions   "
-    "or, in a study, mskd predict --study config/demo.yaml --method mskd --run fold0-seed0 --dataset multi_organ "
-    "--block b00"
+    "or a folder of DICOM studies on two GPUs: mskd predict -m MODEL -i studies -o predictions --dicom-seg "
+    "--device cuda:0,cuda:1   or, in a study, mskd predict --study config/demo.yaml --method mskd "
+    "--run fold0-seed0 --dataset multi_organ --block b00"
 )
 def predict(
     model: Annotated[Path | None, typer.Option("--model", "-m", help="Model folder.")] = None,
-    input_path: Annotated[Path | None, typer.Option("--input", "-i", help="Scan, or folder of scans (NIfTI).")] = None,
+    input_path: Annotated[
+        Path | None,
+        typer.Option(
+            "--input",
+            "-i",
+            help="NIfTI file, folder of them, folder of DICOM series, .txt or .csv list, .zip or .tar of these.",
+        ),
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="Folder for <name of the scan>.nii.gz.")] = None,
+    organ_files: Annotated[bool, typer.Option("--organ-files", help="Also one file per organ.")] = False,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also a probability map per organ.")] = False,
+    dicom_seg: Annotated[
+        bool, typer.Option("--dicom-seg", help="Also a DICOM-SEG; of a NIfTI scan with the series it refers to.")
+    ] = False,
+    fast: Annotated[bool, typer.Option("--fast", help="Fewer windows: they overlap by a quarter at most.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Take scans whose intensities are not those of a CT.")] = False,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes per device.")] = 1,
     study: OptionalStudy = None,
     method: MethodName = "",
     run: RunName = "fold0-seed0",
     dataset: DatasetName = "",
     block: BlockName = "",
-    device: DeviceName = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; several: cuda:0,cuda:1.")] = "auto",
 ) -> None:
-    """Segment scans with a model folder, or predict a block of a study's test cases."""
-    from mskd.device import pick_device
+    """Segment scans with a model folder, or predict a block of a study's test cases.
 
+    Goes on after a scan that cannot be predicted, lists such scans at the end, and then exits with 2. The same command
+    again does what is missing; several at a time share a folder.
+    """
     if study is not None:
         from mskd.config.loading import load_study
+        from mskd.device import pick_device
         from mskd.stages.predict import predict as stage
 
         stage(load_study(study), method, run, dataset, block, pick_device(device))
         return
     if model is None or input_path is None or output is None:
         raise ConfigError("mskd predict needs -m MODEL -i INPUT -o OUTPUT (see mskd predict --help)")
-    from mskd.stages.predict import predict_files
+    from mskd.stages.predict_scans import Wanted, predict_scans
 
-    predict_files(model, input_path, output, pick_device(device))
+    wanted = Wanted(organ_files, probabilities, dicom_seg, fast, force)
+    problems = predict_scans(model, input_path, output, wanted, device.split(","), jobs=jobs)
+    if problems:
+        typer.echo(f"{len(problems)} scans could not be predicted:\n" + "\n".join(problems), err=True)
+        raise typer.Exit(2)
 
 
 @commands.command(

@@ -25,21 +25,28 @@ def check_data(
         Path | None, typer.Option("--json", help="Write the findings to this file as JSON; - prints them.")
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="Show every finding, not the first few of a kind.")] = False,
+    manifest: Annotated[
+        bool, typer.Option("--manifest", help="Write what `prepare` waits for; as the workflow calls it.")
+    ] = False,
 ) -> None:
     """Look at every scan and label before anything is computed. Exit code 1 if there are errors."""
     from mskd.checks.report import report_json, show_report
     from mskd.config.loading import load_study
     from mskd.stages.check_data import check_data as stage
+    from mskd.stages.check_data import write_verdict
     from mskd.storage import write_text
 
-    report = stage(load_study(study), dataset or (), jobs)
+    loaded = load_study(study)
+    report = stage(loaded, dataset or (), jobs)
     if json_file == Path("-"):
         typer.echo(report_json(report))
     else:
         show_report(report, everything=everything)
         if json_file is not None:
             write_text(json_file, report_json(report) + "\n")
-    if report.errors:
+    if manifest:
+        write_verdict(loaded, report)
+    elif report.errors:
         raise typer.Exit(1)
 
 

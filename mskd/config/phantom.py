@@ -91,6 +91,12 @@ class Scanner(Section):
             )
         return value
 
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels along the patient's axes."""
+        counts = [max(round(extent / step), 1) for extent, step in zip(self.fov_mm, self.spacing_mm, strict=True)]
+        return counts[0], counts[1], counts[2]
+
 
 class PhantomAtlas(Section):
     """A label map of the user's, optionally with its CT, of which a population of deformed copies is made."""

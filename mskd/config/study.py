@@ -83,6 +83,11 @@ class Study(Section):
     methods: dict[str, Method] = key(
         lambda: {"individual": Method(), "mskd": Method()}, "rows of the tables by name", min_length=1
     )
+    on_bad_case: Literal["stop", "skip"] = key(
+        "stop",
+        "stop: a case that `mskd check-data` finds errors in stops the workflow before it computes; skip: it goes on "
+        "without such cases and says so under the tables",
+    )
     runs: Runs = key(Runs, "repetitions")
     preprocessing: Preprocessing = key(Preprocessing, "from raw scans to the study grid")
     network: Network = key(Network, "the network of teachers and students")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from mskd.evaluation.layout import (
 )
 from mskd.evaluation.statistics import STATISTICS_COLUMNS
 from mskd.evaluation.tables import COUNT_COLUMNS, VALUE_COLUMNS, dataset_titles
+from mskd.markdown import escaped, pipe_table
 from mskd.storage import write_text
 
 # Where a table is wider than this many organs, LaTeX shrinks it to the width of the page.
@@ -54,7 +54,6 @@ _TEX_SPECIAL = {
     "–": "--",
     "—": "---",
 }
-_MARKDOWN_SPECIAL = re.compile(r"([\\`*_{}\[\]<>|#~$])")
 _CSS = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; }
@@ -113,12 +112,9 @@ def markdown_text(table: pd.DataFrame, notes: Sequence[str], labels: Mapping[str
     parts = []
     for dataset, role in dataset_titles(table):
         rows = long_form(of_dataset(table, dataset, role), labels)
-        lines = [f"## {_markdown(dataset)} ({_markdown(role)})", ""]
-        lines.append("| " + " | ".join(rows.columns) + " |")
-        lines.append("|" + "|".join([" :-- "] * 2 + [" --: "] * (rows.shape[1] - 2)) + "|")
-        for cells in rows.itertuples(index=False):
-            lines.append("| " + " | ".join(_markdown(str(cell)) for cell in cells) + " |")
-        lines += ["", *(_markdown(note) + "  " for note in notes)]
+        lines = [f"## {escaped(dataset)} ({escaped(role)})", ""]
+        lines.append(pipe_table(list(rows.columns), rows.itertuples(index=False), text_columns=2))
+        lines += ["", *(escaped(note) + "  " for note in notes)]
         parts.append("\n".join(lines).rstrip() + "\n")
     return "\n".join(parts)
 
@@ -252,8 +248,3 @@ def _latex_counts(rows: pd.DataFrame, organs: list[str], labels: Mapping[str, st
 def _tex(text: str) -> str:
     """Escape what LaTeX would interpret, and line breaks."""
     return "".join(_TEX_SPECIAL.get(letter, letter) for letter in " ".join(text.split()))
-
-
-def _markdown(text: str) -> str:
-    """Escape what Markdown or its HTML would interpret, and line breaks."""
-    return _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")

@@ -28,15 +28,16 @@ HARD_MARGIN = 20.0
 NEVER = -1e4  # score of a class that a softmax leaves out
 
 
-def bernoulli_kl(teacher: Tensor, student: Tensor) -> Tensor:
+def bernoulli_kl(teacher: Tensor, student: Tensor, probability: Tensor | None = None) -> Tensor:
     """Return KL(σ(teacher) ‖ σ(student)) per element; 0 where they are equal.
 
     Args:
         teacher: Log-odds; no gradient flows into it.
         student: Log-odds of the same shape.
+        probability: σ(teacher), where it is known already.
     """
     teacher = teacher.detach()
-    p = torch.sigmoid(teacher)
+    p = torch.sigmoid(teacher) if probability is None else probability
     # (softplus(r) − p r) − (softplus(m) − p m): exact also where probabilities saturate
     of_teacher = functional.softplus(teacher).sub_(p * teacher)
     return (functional.softplus(student) - p * student).sub_(of_teacher)
@@ -82,9 +83,10 @@ def logit_loss(
     # products with masks of 0 and 1: on a CPU torch.where takes ten times as long
     in_organ = regions.organ.to(student.dtype) if use != "background" else torch.zeros_like(student)
     in_background = regions.background.to(student.dtype) * (use != "organ")
-    if dice_weight:
+    probability = torch.sigmoid(teacher) if dice_weight else None
+    if probability is not None:
         supervised = torch.maximum(in_organ, in_background)
-        distance = soft_dice_distance(torch.sigmoid(student), torch.sigmoid(teacher), supervised)
+        distance = soft_dice_distance(torch.sigmoid(student), probability, supervised)
         dice = dice_weight * (distance * counted).sum(1).mean()
     if form == "assembled":
         divergence = _assembled_kl(scores, teacher, counted, temperature)
@@ -92,7 +94,10 @@ def logit_loss(
         counted = counted.any(1, keepdim=True)
     else:
         compared = student if form == "margin" else scores[:, 1:] - scores[:, :1]
-        divergence = bernoulli_kl(*(m if temperature == 1 else m / temperature for m in (teacher, compared)))
+        if temperature == 1:
+            divergence = bernoulli_kl(teacher, compared, probability)
+        else:
+            divergence = bernoulli_kl(teacher / temperature, compared / temperature)
     space = (2, 3, 4)
     organ_term = organ_weight * temperature**2 * (divergence * in_organ).sum(space)
     background_term = background_weight * temperature**2 * (divergence * in_background).sum(space)

@@ -53,17 +53,23 @@ class DoDNet(UNet):
             (B, 1 + size of the largest set, X, Y, Z).
         """
         code = functional.one_hot(torch.tensor(tasks, device=pooled.device), len(self.organ_sets)).to(pooled.dtype)
+        return self._head_of_code(features, pooled, code)
+
+    def _head_of_code(self, features: Tensor, pooled: Tensor, code: Tensor) -> Tensor:
         return dynamic_head(features, self.controller(torch.cat((pooled, code), 1)), self.head_shapes)
 
     def forward(self, image: Tensor) -> Tensor:
         """Return scores (B, 1 + K, X, Y, Z) for an image (B, 1, X, Y, Z): one backbone pass, every task, merged."""
         features, pooled = self.describe_image(image)
+        # expanded, not a list of tasks: `mskd export` traces this without knowing the batch size
+        codes = torch.eye(len(self.organ_sets), device=pooled.device, dtype=pooled.dtype)[:, None]
+        codes = codes.expand(-1, pooled.shape[0], -1)  # (task, B, task)
         said = (
             (
-                margins(self.head(features, pooled, [task] * len(image))[:, : 1 + len(organs)]),
+                margins(self._head_of_code(features, pooled, code)[:, : 1 + len(organs)]),
                 [1 + organ for organ in organs],
             )
-            for task, organs in enumerate(self.organ_sets)
+            for code, organs in zip(codes, self.organ_sets, strict=True)
         )
         return merge_margins(said, self.outputs)
 
@@ -90,7 +96,7 @@ def dynamic_head(features: Tensor, parameters: Tensor, shapes: list[tuple[int, i
     for layer, (rows, columns) in enumerate(shapes):
         weight, bias = parts[layer].view(-1, rows, columns), parts[len(shapes) + layer].unsqueeze(2)
         values = torch.baddbmm(bias, weight, functional.relu(values) if layer else values)
-    return values.view(len(values), -1, *features.shape[2:])
+    return values.view(values.shape[0], -1, *features.shape[2:])
 
 
 def build(description: dict[str, Any]) -> DoDNet:

@@ -42,8 +42,7 @@ class Scan:
 def scan_axes(scanner: Scanner) -> Axes:
     """Return the voxel centres along the three axes in mm, the middle of the field of view at 0."""
     axes = []
-    for extent, step in zip(scanner.fov_mm, scanner.spacing_mm, strict=True):
-        count = max(round(extent / step), 1)
+    for count, step in zip(scanner.shape, scanner.spacing_mm, strict=True):
         axes.append(((np.arange(count) - (count - 1) / 2) * step).astype(np.float32))
     return axes[0], axes[1], axes[2]
 

@@ -82,6 +82,13 @@ class Costs:
             unit.memory_mib + unit.phantom_mib * max(raw, default=0),
         )
 
+    def _check_data(self, study: str) -> Cost:
+        del study
+        unit = self.units.volumes
+        raw = [self.sizes[case.id].raw_mvoxels for case in self.graph.every_case()]
+        # mostly unpacking scan and label, as scoring does twice
+        return Cost(unit.start_s + unit.read_s * sum(raw), 0.0, unit.memory_mib + unit.evaluate_mib * max(raw))
+
     def _prepare(self, dataset: str, block: str) -> Cost:
         unit, cases = self.units.volumes, by_block(self.graph.cases(dataset))[block]
         both = [self.sizes[case.id].raw_mvoxels + self.sizes[case.id].full_mvoxels for case in cases]

@@ -9,6 +9,7 @@ from mskd.dag import Graph
 
 STAGES = (
     "make_phantoms",
+    "check_data",
     "prepare",
     "train_teacher",
     "fit_projection",
@@ -82,9 +83,13 @@ def _stage_of(graph: Graph, output: Path) -> tuple[str, tuple[str, ...]]:
 def _inputs(graph: Graph, stage: str, parts: tuple[str, ...]) -> list[Path]:
     """Return what a rule of workflow/rules reads of other jobs."""
     layout = graph.layout
+    made = layout.root / "manifests"
+    if stage == "check_data":
+        blocks = [(name, block) for name in graph.study.datasets for block in graph.blocks(name)]
+        raw = [path for at in blocks for path in graph.raw_files(*at) if path.is_relative_to(made)]
+        return list(dict.fromkeys(raw))
     if stage == "prepare":
-        made = layout.root / "manifests"
-        return [path for path in graph.raw_files(*parts) if path.is_relative_to(made)]
+        return [*(path for path in graph.raw_files(*parts) if path.is_relative_to(made)), graph.checked]
     if stage == "train_teacher":
         return graph.prepared(graph.study.teacher_dataset(parts[0]))
     if stage == "fit_projection":

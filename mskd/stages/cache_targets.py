@@ -25,7 +25,7 @@ from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key
 from mskd.stages.fit_projection import read_projections
-from mskd.stages.inputs import asked_cases, prepared_manifest
+from mskd.stages.inputs import asked_cases, prepared_cases, prepared_manifest
 from mskd.teachers.base import Teacher, TeacherTargets
 from mskd.teachers.registry import load_teacher
 
@@ -36,7 +36,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
     """Cache a teacher's targets for the cases of a block that students learn from; what stands is kept."""
     layout = Layout(study.root)
     settings = cache_settings(study.cache, logits_alone=is_part(run))
-    cases = asked_cases(study, teacher, run).get((dataset, block), [])
+    cases, manifest = prepared_cases(study, asked_cases(study, teacher, run).get((dataset, block), []))
     keys = target_keys(study, teacher, run, cases)
     projections = read_projections(layout.projection(teacher, run)) if _projects(settings) else {}
     set_up(device, study.inference.threads)
@@ -72,7 +72,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
             }
     if voxels:
         log(clock.summary(voxels))
-    Manifest(STAGE, entries).write(layout.manifest(STAGE, teacher, run, dataset, block))
+    Manifest(STAGE, entries, manifest.skipped).write(layout.manifest(STAGE, teacher, run, dataset, block))
 
 
 class _Clock:

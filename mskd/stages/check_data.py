@@ -20,13 +20,17 @@ from mskd.checks.listing import list_dataset, split_dataset
 from mskd.config.faults import closest
 from mskd.config.study import Study
 from mskd.console import progress
+from mskd.datasets.collection import WHOLE_DATASET
 from mskd.errors import ConfigError, MskdError
 from mskd.fingerprint import code_fingerprint
 from mskd.layout import Layout
 from mskd.leaves import check_leaves, metrics_role
+from mskd.manifest import Manifest
 from mskd.provenance import content_key
 from mskd.storage import write_json
 
+STAGE = "check_data"
+STUDY = "study"  # the one manifest, of the whole study
 SERIAL_BYTES = 20_000_000  # less than this is read sooner than worker processes start
 
 
@@ -126,6 +130,28 @@ def check_data(study: Study, datasets: Sequence[str] = (), jobs: int = 0) -> Che
             if d.not_made
         ),
     )
+
+
+def write_verdict(study: Study, report: CheckReport) -> None:
+    """Write the manifest that `prepare` waits for: which cases the study goes on without.
+
+    Raises:
+        MskdError: If there are errors, and the study does not skip bad cases, or they concern a whole dataset.
+    """
+    bad: dict[str, list[str]] = {}
+    for finding in report.errors:
+        bad.setdefault(f"{finding.dataset}/{finding.case}", []).append(
+            f"{finding.code}: {finding.file}: expected {finding.expected}, found {finding.found}"
+        )
+    whole = [finding for finding in report.errors if finding.case == WHOLE_DATASET]
+    if whole or (bad and study.on_bad_case == "stop"):
+        raise MskdError(
+            f"{len(report.errors)} errors in the data, nothing was computed\n"
+            "  way out: mend them; or accept those that are meant (datasets.<name>.accept: {case: [code]}); or write "
+            "`on_bad_case: skip`, which leaves such cases out and says so under the tables"
+        )
+    skipped = {case: "; ".join(reasons) for case, reasons in sorted(bad.items())}
+    Manifest(STAGE, {}, skipped).write(Layout(study.root).manifest(STAGE, STUDY))
 
 
 def _listed(study: Study, name: str) -> CheckedDataset:

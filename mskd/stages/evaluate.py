@@ -16,7 +16,7 @@ from mskd.evaluation.frames import concatenate, scan_diagonal_mm, score_frame, w
 from mskd.evaluation.metrics import OrganScore, score_case
 from mskd.layout import Layout
 from mskd.leaves import evaluate_leaves, stage_code
-from mskd.manifest import read_manifest
+from mskd.manifest import merge, read_manifest
 from mskd.provenance import content_key, file_digest
 from mskd.reference import read_reference
 from mskd.scans import read_labels, read_scan_grid
@@ -31,19 +31,18 @@ def evaluate(study: Study, method: str, run: str, dataset: str) -> None:
     layout = Layout(study.root)
     cases = cases_of(study, [dataset], run, ["test"])
     leaves, code = evaluate_leaves(study, dataset), stage_code(STAGE)
-    predicted = {
-        case_id: entry["content"]
-        for block in by_block(cases)
-        for case_id, entry in read_manifest(layout.manifest("predict", method, run, dataset, block)).entries.items()
-    }
+    blocks = by_block(cases)
+    predicted = merge([read_manifest(layout.manifest("predict", method, run, dataset, block)) for block in blocks])
+    cases = [case for case in cases if case.id not in predicted.skipped]
     frames = []
     with progress(f"evaluate {method} {run} {dataset}", len(cases)) as advance:
         for case in cases:
-            key = content_key(leaves=leaves, code=code, prediction=predicted[case.id], reference=_reference(case))
+            content = predicted.entries[case.id]["content"]
+            key = content_key(leaves=leaves, code=code, prediction=content, reference=_reference(case))
             path = layout.scores(method, run, dataset, case.block, case.name)
             stored = _stored(path, key)
             if stored is None:
-                _check_prediction(layout, case, method, run, predicted[case.id])
+                _check_prediction(layout, case, method, run, content)
                 stored = _score(study, case, method, run)
                 scores, diagonal_mm = stored
                 rows = [asdict(score) for score in scores]

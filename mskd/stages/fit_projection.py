@@ -20,7 +20,7 @@ from mskd.leaves import projection_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key, made_by
-from mskd.stages.inputs import cases_of, prepared_manifest
+from mskd.stages.inputs import cases_of, prepared_cases
 from mskd.storage import write_json
 from mskd.teachers.registry import load_teacher
 
@@ -32,8 +32,8 @@ def fit_projection(study: Study, teacher: str, run: str, device: torch.device) -
     """Write a teacher's projections, one per tap with more channels than are kept; what stands is kept."""
     layout = Layout(study.root)
     settings = cache_settings(study.cache)
-    cases = cases_of(study, [study.teacher_dataset(teacher)], run, ["train"])[:FITTED_CASES]
-    prepared = prepared_manifest(study, cases).entries
+    cases, manifest = prepared_cases(study, cases_of(study, [study.teacher_dataset(teacher)], run, ["train"]))
+    cases, prepared = cases[:FITTED_CASES], manifest.entries
     weights = read_manifest(layout.manifest("train_teacher", teacher, run)).entries[teacher]["weights"]
     inputs = {case.id: prepared[case.id]["image"] for case in cases}
     key = content_key(leaves=projection_leaves(study), code=stage_code(STAGE), weights=weights, inputs=inputs)

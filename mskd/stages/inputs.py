@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from mskd.cases import Case, by_block, fold_of_run, held_out, is_part, list_cases
 from mskd.config.study import Study
+from mskd.errors import MskdError
 from mskd.layout import Layout
 from mskd.manifest import Manifest, merge, read_manifest
 
@@ -20,6 +22,24 @@ def prepared_manifest(study: Study, cases: Iterable[Case]) -> Manifest:
     layout = Layout(study.root)
     blocks = sorted({(case.dataset, case.block) for case in cases})
     return merge([read_manifest(layout.manifest("prepare", *block)) for block in blocks])
+
+
+def prepared_cases(study: Study, cases: list[Case]) -> tuple[list[Case], Manifest]:
+    """Return the cases that `prepare` did not have to leave out, and what it made of them."""
+    manifest = prepared_manifest(study, cases)
+    skipped = {case.id: manifest.skipped[case.id] for case in cases if case.id in manifest.skipped}
+    return [case for case in cases if case.id not in skipped], replace(manifest, skipped=skipped)
+
+
+def require_cases(cases: list[Case], manifest: Manifest, dataset: str) -> None:
+    """Refuse to train on nothing.
+
+    Raises:
+        MskdError: If every training case of a dataset was left out.
+    """
+    if not cases:
+        left_out = "\n".join(f"{case}: {reason}" for case, reason in manifest.skipped.items())
+        raise MskdError(f"datasets.{dataset}: every training case was left out (on_bad_case: skip):\n{left_out}")
 
 
 def cases_of(study: Study, datasets: Iterable[str], run: str, splits: Iterable[str]) -> list[Case]:

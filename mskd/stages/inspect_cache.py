@@ -29,10 +29,11 @@ def expected_stores(study: Study) -> list[Expected]:
                 path = layout.manifest(STAGE, teacher, run, dataset, block)
                 if not path.is_file():
                     continue
-                entries = _readable(path).entries
-                keys = target_keys(study, teacher, run, cases)
-                for case in cases:
-                    entry = entries.get(case.id, {"key": "", "content": ""})
+                manifest = _readable(path)
+                kept = [case for case in cases if case.id not in manifest.skipped]
+                keys = target_keys(study, teacher, run, kept)
+                for case in kept:
+                    entry = manifest.entries.get(case.id, {"key": "", "content": ""})
                     found.append(
                         Expected(
                             teacher=teacher,

@@ -11,7 +11,7 @@ from mskd.console import log, progress
 from mskd.errors import DataError, MskdError
 from mskd.layout import Layout
 from mskd.leaves import prepare_leaves, stage_code
-from mskd.manifest import Manifest
+from mskd.manifest import Manifest, read_manifest
 from mskd.preparation import prepare_arrays
 from mskd.prepared import stored_digests, write_prepared
 from mskd.provenance import content_key, file_digest
@@ -29,17 +29,28 @@ def prepare(study: Study, dataset: str, block: str) -> None:
     """
     layout = Layout(study.root)
     cases = by_block(list_cases(study, dataset)).get(block, [])
-    entries, problems = {}, []
+    entries, skipped = {}, _left_out(layout, cases)
     with progress(f"prepare {dataset}/{block}", len(cases)) as advance:
         for case in cases:
             try:
-                entries[case.id] = _prepare_case(study, case, layout)
+                if case.id not in skipped:
+                    entries[case.id] = _prepare_case(study, case, layout)
             except DataError as error:
-                problems.append(str(error))
+                skipped[case.id] = str(error)
             advance(1, case.name)
-    if problems:
-        raise MskdError(f"{len(problems)} of {len(cases)} cases cannot be prepared:\n" + "\n".join(problems))
-    Manifest(STAGE, entries).write(layout.manifest(STAGE, dataset, block))
+    if skipped and study.on_bad_case == "stop":
+        raise MskdError(
+            f"{len(skipped)} of {len(cases)} cases cannot be prepared (`on_bad_case: skip` goes on without them):\n"
+            + "\n".join(skipped.values())
+        )
+    Manifest(STAGE, entries, skipped).write(layout.manifest(STAGE, dataset, block))
+
+
+def _left_out(layout: Layout, cases: list[Case]) -> dict[str, str]:
+    """Return the cases that `check_data` found to be bad; none where it was not asked."""
+    checked = layout.manifest("check_data", "study")
+    found = read_manifest(checked).skipped if checked.is_file() else {}
+    return {case.id: found[case.id] for case in cases if case.id in found}
 
 
 def _prepare_case(study: Study, case: Case, layout: Layout) -> dict[str, object]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from mskd.cases import list_cases
+from mskd.cases import by_block, list_cases
 from mskd.config.study import Study
 from mskd.cost import cost_table
 from mskd.evaluation.figures import box_plot, difference_plot, save_figure
@@ -21,6 +21,7 @@ from mskd.evaluation.statistics import (
 )
 from mskd.evaluation.tables import comparison_table, dataset_titles
 from mskd.layout import Layout
+from mskd.manifest import read_manifest
 from mskd.methods.registry import method_facts
 from mskd.report.page import write_report
 from mskd.stages.report_inputs import Tables, report_inputs
@@ -125,6 +126,15 @@ def method_titles(study: Study) -> dict[str, str]:
     }
 
 
+def skipped_cases(study: Study) -> dict[str, str]:
+    """Return the cases that the study goes on without, and why, in one line each."""
+    layout, skipped = Layout(study.root), {}
+    blocks = [(name, block) for name in study.datasets for block in by_block(list_cases(study, name))]
+    for manifest in [layout.manifest("check_data", "study"), *(layout.manifest("prepare", *at) for at in blocks)]:
+        skipped |= read_manifest(manifest).skipped if manifest.is_file() else {}
+    return {case: " ".join(reason.split()) for case, reason in sorted(skipped.items())}
+
+
 def study_notes(study: Study) -> list[str]:
     """Return the sentences under every table."""
     notes = table_notes(study.evaluation.hd95, study.evaluation.nsd_tolerance_mm, study.label_values)
@@ -133,4 +143,7 @@ def study_notes(study: Study) -> list[str]:
         notes.append(f"File values of {name}: {shown}.")
         if dataset.metrics_role == "resubstitution":
             notes.append(f"{name} was also trained on: its scores show that files go through, not accuracy.")
+    if left_out := skipped_cases(study):
+        named = "; ".join(f"{case} ({reason})" for case, reason in left_out.items())
+        notes.append(f"Left out (on_bad_case: skip), {len(left_out)} of the study's cases: {named}.")
     return notes

@@ -17,10 +17,18 @@ from mskd.leaves import stage_code, student_leaves
 from mskd.manifest import Manifest, merge, read_manifest
 from mskd.methods.base import Built, MethodContext
 from mskd.methods.registry import MethodFacts, method_facts
-from mskd.models import load_model, save_model, stored_weights
+from mskd.model_card import training_data
+from mskd.models import load_model, save_model, stored_weights, update_card
 from mskd.networks.unet import UNet
 from mskd.provenance import content_key
-from mskd.stages.inputs import asked_cases, cases_of, prepared_manifest, training_datasets
+from mskd.stages.inputs import (
+    asked_cases,
+    cases_of,
+    prepared_cases,
+    prepared_manifest,
+    require_cases,
+    training_datasets,
+)
 from mskd.stages.training_inputs import patches, training_cases, validator
 from mskd.training.loop import Trainee, train
 
@@ -33,15 +41,23 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
     layout = Layout(study.root)
     facts = method_facts(study.method_kind(method))
     learn, check = (cases_of(study, training_datasets(study), run, [split]) for split in ("train", "val"))
+    if facts.trains:
+        (learn, manifest), (check, _) = prepared_cases(study, learn), prepared_cases(study, check)
+        for dataset in training_datasets(study):
+            require_cases([case for case in learn if case.dataset == dataset], manifest, dataset)
     inputs = _inputs(study, method, run, learn, check)
     code = stage_code(STAGE, facts.kind)
     key = content_key(leaves=student_leaves(study, method), code=code, run=run, inputs=inputs)
     folder = layout.student(method, run)
+    kept, data = study.evaluation.largest_component, _data(study, facts, [*learn, *check])
     weights = stored_weights(folder, key)
-    if weights is None:
+    if weights is not None:
+        update_card(folder, largest_component=kept, data=data)
+    else:
         provenance: dict[str, Any] = {
             "study": study.study,
             "method": method,
+            "kind": facts.kind,
             "run": run,
             "seed": seed_of_run(run),
         }
@@ -62,9 +78,17 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
             overlap=study.inference.overlap,
             stride=study.network.coarsest_stride,
             key=key,
-            provenance={**provenance, "inputs": inputs, "code": code},
+            provenance={**provenance, "inputs": inputs, "data": data, "code": code},
+            largest_component=kept,
         )
     Manifest(STAGE, {method: {"key": key, "weights": weights}}).write(layout.manifest(STAGE, method, run))
+
+
+def _data(study: Study, facts: MethodFacts, cases: list[Case]) -> list[dict[str, Any]]:
+    """Return the record of the data: all training datasets, or those of the teachers that are put together."""
+    taught = {study.teacher_dataset(teacher) for teacher in study.teachers}
+    learned = cases if facts.trains else [case for case in cases if case.dataset in taught]
+    return training_data(study, learned, study.organs, withheld="withheld_labels" in facts.needs)
 
 
 def _inputs(study: Study, method: str, run: str, learn: list[Case], check: list[Case]) -> dict[str, Any]:
@@ -99,10 +123,11 @@ def _cross_fitted(study: Study, run: str) -> dict[str, dict[str, tuple[str, str]
     for teacher in study.teachers:
         for part in study.part_runs(run):
             for (dataset, block), cases in asked_cases(study, teacher, part).items():
-                entries = read_manifest(layout.manifest("cache_targets", teacher, part, dataset, block)).entries
+                cached = read_manifest(layout.manifest("cache_targets", teacher, part, dataset, block))
                 for case in cases:
-                    place = target_place(study.cache_root, teacher, part, dataset, block, case.name)
-                    found.setdefault(teacher, {})[case.id] = (place, entries[case.id]["content"])
+                    if case.id not in cached.skipped:
+                        place = target_place(study.cache_root, teacher, part, dataset, block, case.name)
+                        found.setdefault(teacher, {})[case.id] = (place, cached.entries[case.id]["content"])
     return found
 
 

@@ -13,10 +13,11 @@ from mskd.layout import Layout
 from mskd.leaves import stage_code, teacher_leaves
 from mskd.manifest import Manifest
 from mskd.methods.base import segmentation_terms
-from mskd.models import save_model, stored_weights
+from mskd.model_card import training_data
+from mskd.models import save_model, stored_weights, update_card
 from mskd.networks.unet import UNet
 from mskd.provenance import content_key
-from mskd.stages.inputs import cases_of, learned_cases, prepared_manifest
+from mskd.stages.inputs import cases_of, learned_cases, prepared_cases, require_cases
 from mskd.stages.training_inputs import patches, training_cases, validator
 from mskd.training.loop import Loss, Trainee, train
 from mskd.training.patches import Batch, PatchNeeds
@@ -30,19 +31,24 @@ def train_teacher(study: Study, teacher: str, run: str, device: torch.device) ->
     layout = Layout(study.root)
     folder = layout.teacher(teacher, run)
     dataset, training = study.teacher_dataset(teacher), study.teacher_training(teacher)
-    learn, check = learned_cases(study, teacher, run), cases_of(study, [dataset], run, ["val"])
-    prepared = prepared_manifest(study, [*learn, *check]).entries
+    learn, manifest = prepared_cases(study, learned_cases(study, teacher, run))
+    check, checked = prepared_cases(study, cases_of(study, [dataset], run, ["val"]))
+    require_cases(learn, manifest, dataset)
+    prepared = manifest.entries | checked.entries
     inputs = {
         split: {case.id: [prepared[case.id]["image"], prepared[case.id]["labels"]] for case in cases}
         for split, cases in (("train", learn), ("val", check))
     }
     key = content_key(leaves=teacher_leaves(study, teacher), code=stage_code(STAGE), run=run, inputs=inputs)
+    organs = study.teacher_organs(teacher)
+    kept, data = study.evaluation.largest_component, training_data(study, [*learn, *check], organs)
     weights = stored_weights(folder, key)
-    if weights is None:
+    if weights is not None:
+        update_card(folder, largest_component=kept, data=data)
+    else:
         set_up(device, training.threads)
         seed = stable_seed("teacher", teacher, run)
         torch.manual_seed(seed)
-        organs = study.teacher_organs(teacher)
         network = UNet(study.network, 1 + len(organs))
         channels = {organ: i for i, organ in enumerate(organs, start=1)}
         trainee = Trainee(
@@ -72,8 +78,10 @@ def train_teacher(study: Study, teacher: str, run: str, device: torch.device) ->
                 "validation": scores,
                 "inputs": inputs,
                 "training": training.model_dump(mode="json"),
+                "data": data,
                 "code": stage_code(STAGE),
             },
+            largest_component=kept,
         )
     Manifest(STAGE, {teacher: {"key": key, "weights": weights}}).write(layout.manifest(STAGE, teacher, run))
 

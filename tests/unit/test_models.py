@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from mskd.config.model import Network, Preprocessing
 from mskd.errors import MissingArtefactError
-from mskd.models import CARD, WEIGHTS, load_model, read_card, save_model, stored_weights
+from mskd.models import CARD, MODEL_CARD, WEIGHTS, load_model, read_card, save_model, stored_weights
 from mskd.networks.merged import MergedTeachers
 from mskd.networks.unet import UNet
 
@@ -72,7 +72,7 @@ def test_equal_models_are_equal_bytes(tmp_path: Path) -> None:
 
 def test_no_pickle_anywhere(tmp_path: Path) -> None:
     save(tmp_path / "m")
-    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [CARD, WEIGHTS]
+    assert sorted(p.name for p in (tmp_path / "m").iterdir()) == [MODEL_CARD, CARD, WEIGHTS]
     json.loads((tmp_path / "m" / CARD).read_text())
     with safe_open(tmp_path / "m" / WEIGHTS, framework="pt") as file:
         assert {file.get_tensor(name).dtype for name in file.keys()} == {torch.float32}  # noqa: SIM118

@@ -134,6 +134,8 @@ def write_case(folder: Path, organ: str, index: int, *, shift: float = 0.0, shap
     """Write one scan and its label."""
     rng = np.random.default_rng(sum(map(ord, organ)) + index)
     image = rng.normal(40 + shift, 10, (shape, shape, shape)).astype(np.int16)
+    image[:, -4:-2] -= 140  # fat, and air beyond it: what the checks know a CT by
+    image[:, -2:] = -1000
     label = np.zeros(image.shape, np.uint8)
     for name, (place, hu) in ORGANS.items():
         box = (slice(5 * place, 5 * place + 4), slice(4, 10), slice(4, 10))

@@ -12,6 +12,12 @@ rule cache_targets:
     threads: STUDY.inference.threads
     resources:
         gpu=1,
+        mem_mb=lambda w, attempt: demands.volumes_mb(
+            "cache_targets", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "cache_targets", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
+        ),
     params:
         leaves=lambda w: short(leaves.cache_leaves(STUDY, w.run)),
         root=STUDY.cache.root or "",

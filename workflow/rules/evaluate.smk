@@ -7,6 +7,13 @@ rule evaluate:
         f"{RESULTS}/logs/evaluate/{{method}}/{{run}}/{{dataset}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/evaluate/{{method}}/{{run}}/{{dataset}}.tsv"
+    resources:
+        mem_mb=lambda w, attempt: demands.volumes_mb(
+            "evaluate", STUDY, GRAPH.cases(w.dataset, w.run), attempt
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "evaluate", STUDY, GRAPH.cases(w.dataset, w.run), attempt
+        ),
     params:
         leaves=lambda w: short(leaves.evaluate_leaves(STUDY, w.dataset)),
         cases=lambda w: GRAPH.members(w.run, w.dataset),

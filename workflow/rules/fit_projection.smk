@@ -11,6 +11,18 @@ rule fit_projection:
     threads: STUDY.inference.threads
     resources:
         gpu=1,
+        mem_mb=lambda w, attempt: demands.volumes_mb(
+            "cache_targets",
+            STUDY,
+            GRAPH.cases(STUDY.teacher_dataset(w.teacher)),
+            attempt,
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "cache_targets",
+            STUDY,
+            GRAPH.cases(STUDY.teacher_dataset(w.teacher)),
+            attempt,
+        ),
     params:
         leaves=short(leaves.projection_leaves(STUDY)),
         cases=lambda w: GRAPH.members(w.run, STUDY.teacher_dataset(w.teacher)),

@@ -5,6 +5,13 @@ rule make_phantoms:
         f"{RESULTS}/logs/make_phantoms/{{dataset}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/make_phantoms/{{dataset}}.tsv"
+    resources:
+        mem_mb=lambda w, attempt: demands.volumes_mb(
+            "make_phantoms", STUDY, GRAPH.cases(w.dataset), attempt
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "make_phantoms", STUDY, GRAPH.cases(w.dataset), attempt
+        ),
     params:
         leaves=lambda w: short(leaves.phantom_leaves(STUDY, w.dataset)),
         cases=lambda w: GRAPH.members("fold0-seed0", w.dataset),

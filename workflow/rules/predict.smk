@@ -11,6 +11,12 @@ rule predict:
     threads: STUDY.inference.threads
     resources:
         gpu=1,
+        mem_mb=lambda w, attempt: demands.volumes_mb(
+            "predict", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "predict", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
+        ),
     params:
         leaves=short(leaves.predict_leaves(STUDY)),
         cases=lambda w: GRAPH.members(w.run, w.dataset),

@@ -7,9 +7,15 @@ rule train_student:
         f"{RESULTS}/logs/train_student/{{method}}/{{run}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_student/{{method}}/{{run}}.tsv"
-    threads: STUDY.training.threads
+    threads: lambda w: demands.training_cores(STUDY.method_training(w.method))
     resources:
         gpu=1,
+        mem_mb=lambda w, attempt: demands.training_mb(
+            STUDY, STUDY.method_training(w.method), attempt
+        ),
+        runtime=lambda w, attempt: demands.training_min(
+            STUDY.method_training(w.method), attempt
+        ),
     params:
         leaves=lambda w: short(leaves.student_leaves(STUDY, w.method)),
         cases=lambda w: GRAPH.members(w.run, *GRAPH.training),

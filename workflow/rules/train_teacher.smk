@@ -7,9 +7,15 @@ rule train_teacher:
         f"{RESULTS}/logs/train_teacher/{{teacher}}/{{run}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/train_teacher/{{teacher}}/{{run}}.tsv"
-    threads: STUDY.training.threads
+    threads: lambda w: demands.training_cores(STUDY.teacher_training(w.teacher))
     resources:
         gpu=1,
+        mem_mb=lambda w, attempt: demands.training_mb(
+            STUDY, STUDY.teacher_training(w.teacher), attempt
+        ),
+        runtime=lambda w, attempt: demands.training_min(
+            STUDY.teacher_training(w.teacher), attempt
+        ),
     params:
         leaves=lambda w: short(leaves.teacher_leaves(STUDY, w.teacher)),
         cases=lambda w: GRAPH.members(w.run, STUDY.teacher_dataset(w.teacher)),

@@ -1,0 +1,82 @@
+"""What a job asks of a scheduler: memory and run time, from the configuration and the sizes of files alone.
+
+Bounds, not forecasts (`mskd plan` makes those): both grow with the attempt, so that a job that needs more is started
+again with more. Nothing is opened, so that thousands of jobs are planned in seconds. Imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+from math import ceil, prod
+
+from mskd.cases import Case
+from mskd.config.study import Study
+from mskd.config.training import Training
+
+BASE_MB = 1000  # Python with torch, and the two Snakemake processes that Slurm's executor nests around a job
+PACKED = 3  # a gzipped CT is about a third of its voxels
+VOXEL_BYTES = {"make_phantoms": 40, "check_data": 12, "prepare": 20, "cache_targets": 30, "predict": 30, "evaluate": 14}
+MVOXEL_S = {
+    "make_phantoms": 6.0,
+    "check_data": 1.0,
+    "prepare": 2.0,
+    "cache_targets": 20.0,
+    "predict": 20.0,
+    "evaluate": 4.0,
+}
+TRAINED_MVOXELS_PER_S = 0.2  # of patches, on one CPU core; a GPU is far faster
+KEPT_MAPS = 40  # float32 maps of the finest level that a training step on a CPU keeps
+LEAST_MIN, MOST_MIN = 10, 24 * 60
+
+
+def raw_mvoxels(study: Study, case: Case) -> float:
+    """Return about how many million voxels a raw scan has, from the size of its file."""
+    phantom = study.datasets[case.dataset].phantom
+    if phantom is not None:
+        return prod(phantom.scanner.shape) / 1e6
+    try:
+        if case.image.is_dir():
+            size = sum(file.stat().st_size for file in case.image.iterdir())
+        else:
+            size = case.image.stat().st_size
+    except OSError:  # the job itself says what is wrong with the file
+        return 0.0
+    return size * (PACKED if case.image.suffix == ".gz" else 1) / 2 / 1e6
+
+
+def volumes_mb(stage: str, study: Study, cases: list[Case], attempt: int) -> int:
+    """Return the memory of a job that goes through volumes one by one, in MB."""
+    largest = max((raw_mvoxels(study, case) for case in cases), default=0.0)
+    return ceil((BASE_MB + VOXEL_BYTES[stage] * largest) * attempt)
+
+
+def checking_mb(study: Study, cases: list[Case], processes: int, attempt: int) -> int:
+    """Return the memory of checking cases in several processes, in MB."""
+    return processes * volumes_mb("check_data", study, cases, attempt)
+
+
+def volumes_min(stage: str, study: Study, cases: list[Case], attempt: int) -> int:
+    """Return the run time of a job that goes through volumes one by one, in minutes."""
+    total = sum(raw_mvoxels(study, case) for case in cases)
+    return _minutes(MVOXEL_S[stage] * total, attempt)
+
+
+def training_mb(study: Study, training: Training, attempt: int) -> int:
+    """Return the memory of a training in MB: the volumes that it keeps, and a step on a CPU."""
+    kept = 1024 * training.ram_cache_gib * max(1, training.workers)
+    step = 4e-6 * prod(training.patch_size) * training.batch_size * study.network.features[0] * KEPT_MAPS
+    return ceil((BASE_MB + kept + step) * attempt)
+
+
+def training_cores(training: Training) -> int:
+    """Return the cores of a training: its threads, and one for each process that reads patches."""
+    return training.threads + training.workers
+
+
+def training_min(training: Training, attempt: int) -> int:
+    """Return the run time of a training in minutes; one that is stopped goes on where it was."""
+    mvoxels = training.steps * training.batch_size * prod(training.patch_size) / 1e6
+    return _minutes(mvoxels / TRAINED_MVOXELS_PER_S, attempt)
+
+
+def _minutes(seconds: float, attempt: int) -> int:
+    return min(MOST_MIN, attempt * (LEAST_MIN + ceil(seconds / 60)))

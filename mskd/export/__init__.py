@@ -1,0 +1,1 @@
+"""Export of model folders to ONNX, with all that another program needs to run them as mskd does."""

@@ -1,0 +1,49 @@
+"""A cluster for all tests of this folder, and the study without any fault to compare with."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.workflow.project import Project
+
+from .cluster import Cluster
+from .runs import make_slurm_project
+
+LONG = 400  # steps: some seconds of training, so that a fault finds one under way
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A running cluster; everything that it started is stopped afterwards."""
+    if missing := Cluster.missing():
+        pytest.skip(f"Slurm is not installed ({', '.join(missing)}): apt-get install slurm-wlm slurm-client munge")
+    if os.getuid() != 0:
+        pytest.skip("the cluster's daemons need root")
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:  # a short path: sockets have no long ones
+        started = Cluster(Path(folder))
+        try:
+            started.start()
+            yield started
+        finally:
+            started.stop()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The study, run on this machine without a cluster and without a fault."""
+    project = make_slurm_project(tmp_path_factory.mktemp("undisturbed") / "project")
+    project.snakemake()
+    return project
+
+
+@pytest.fixture(scope="session")
+def undisturbed_long(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same with longer trainings."""
+    project = make_slurm_project(tmp_path_factory.mktemp("undisturbed_long") / "project", LONG)
+    project.snakemake()
+    return project

@@ -1,0 +1,28 @@
+"""The small study through `snakemake --profile slurm`, exactly as typed, on a real cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tests.workflow.project import Project
+
+from .cluster import Cluster
+from .runs import make_slurm_project, slurm, tables
+
+GPU_RULES = {"train_teacher", "fit_projection", "cache_targets", "train_student", "predict"}
+CPU_RULES = {"prepare", "evaluate"}
+
+
+def test_the_study_runs_through_the_profile(cluster: Cluster, undisturbed: Project, tmp_path: Path) -> None:
+    project = make_slurm_project(tmp_path / "project")
+    slurm(project)
+    assert tables(project) == tables(undisturbed)
+    jobs = cluster.jobs()
+    assert {job.fields["JobState"] for job in jobs} == {"COMPLETED"}
+    assert {job.rule for job in jobs} == GPU_RULES | CPU_RULES  # the others run where Snakemake does
+    for job in jobs:
+        assert job.fields["Partition"] == ("gpu" if job.rule in GPU_RULES else "cpu")
+        assert job.gpus == (1 if job.rule in GPU_RULES else 0)
+        assert 1000 < job.memory_mb < 4000
+        assert job.fields["Requeue"] == "0"
+    assert "Nothing to be done" in slurm(project)

@@ -1,0 +1,27 @@
+rule check_data:
+    input:
+        [
+            file
+            for dataset in STUDY.datasets
+            for block in GRAPH.blocks(dataset)
+            for file in GRAPH.raw_files(dataset, block)
+        ],
+    output:
+        GRAPH.checked,
+    log:
+        f"{RESULTS}/logs/check_data/study.log",
+    benchmark:
+        f"{RESULTS}/benchmarks/check_data/study.tsv"
+    threads: min(8, workflow.cores)
+    resources:
+        mem_mb=lambda w, threads, attempt: demands.checking_mb(
+            STUDY, GRAPH.every_case(), threads, attempt
+        ),
+        runtime=lambda w, attempt: demands.volumes_min(
+            "check_data", STUDY, GRAPH.every_case(), attempt
+        ),
+    params:
+        leaves=short(leaves.verdict_leaves(STUDY)),
+        code=leaves.stage_code("check_data"),
+    shell:
+        "{MSKD} check-data {STUDY_FILE} --jobs {threads} --manifest > {log} 2>&1"
