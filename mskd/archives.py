@@ -1,8 +1,8 @@
 """Archives that people hand in: unpacked below a folder of their own, or refused.
 
-An archive may come from anywhere: members that would leave the folder, links, devices, encrypted or doubled members, and
-sizes that no scans have are refused before or while they are written. What is counted is what really comes out, not what
-the archive claims.
+An archive may come from anywhere: members that would leave the folder, links, devices, encrypted or doubled members,
+and sizes that no scans have are refused before or while they are written. What is counted is what really comes out, not
+what the archive claims.
 """
 
 from __future__ import annotations
@@ -82,7 +82,9 @@ def _zip_members(path: Path, archive: zipfile.ZipFile) -> list[_Member]:
         if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
             _refuse(path, "files and folders alone", f"a link or device: {info.filename!r}")
         if info.file_size > MAX_RATIO * max(info.compress_size, 1) + CHUNK:
-            _refuse(path, "members of a believable size", f"{info.filename!r}: {info.file_size} bytes of almost nothing")
+            _refuse(
+                path, "members of a believable size", f"{info.filename!r}: {info.file_size} bytes of almost nothing"
+            )
         if not info.is_dir():
             members.append(_Member(info.filename, info))
     return members

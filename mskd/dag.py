@@ -84,7 +84,8 @@ class Graph:
             return [self.layout.manifest("make_phantoms", dataset)]
         cases = self.of_block(dataset, block)
         withheld = [case.withheld for case in cases if case.withheld is not None]
-        return [file for case in cases for file in (case.image, *(label.path for label in case.labels))] + withheld
+        images = [file for case in cases for file in _image_files(case.image)]
+        return [*images, *(label.path for case in cases for label in case.labels), *withheld]
 
     @property
     def checked(self) -> Path:
@@ -178,6 +179,11 @@ class Graph:
         if is_part(run):
             members["held_out"] = [c.id for of_name in cases.values() for c in held_out(self.study, run, of_name)]
         return short(members)
+
+
+def _image_files(image: Path) -> list[Path]:
+    """Return the file of an image, or the files of its DICOM series: a folder's time says nothing of their content."""
+    return sorted(path for path in image.rglob("*") if path.is_file()) if image.is_dir() else [image]
 
 
 def short(leaves: Leaves) -> str:

@@ -124,6 +124,18 @@ class Geometry:
         return np.asarray(nib.apply_orientation(canonical, back))
 
 
+def turned(array: npt.NDArray[Any], affine: Affine, onto: Affine) -> npt.NDArray[Any]:
+    """Return a view of an array with the order and direction of its axes changed to those of another affine.
+
+    Args:
+        array: (X, Y, Z) in the axes of `affine`.
+        affine: Its affine.
+        onto: Affine whose axes are wanted.
+    """
+    change = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.io_orientation(onto))
+    return np.asarray(nib.apply_orientation(array, change))
+
+
 _IDENTITY = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
 
 

@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from mskd.cases import Case
+from mskd.datasets.case import LabelFile
 from mskd.errors import DataError
-from mskd.geometry import Affine
-from mskd.scans import read_labels, read_scan_grid
+from mskd.geometry import Affine, turned
+from mskd.scans import read_labels, read_scan_grid, require_shape
 
 
 def read_case_labels(
@@ -39,9 +40,9 @@ def read_case_labels(
     labels = np.zeros(shape, np.uint8)
     for file in case.labels:
         if file.organ is None:
-            labels = _read(file.path, case.id, label_map, shape, affine)
+            labels = _read(file, case.id, label_map, shape, affine)
         elif file.organ in structures:
-            mask = _read(file.path, case.id, {1: 1}, shape, affine)
+            mask = _read(file, case.id, {1: 1}, shape, affine)
             labels[mask > 0] = structures[file.organ]
     return labels
 
@@ -62,7 +63,7 @@ def read_withheld_labels(
             found="a dataset without them",
             fix="write `withheld: true` for datasets that have `withheld/<case>.nii.gz`",
         )
-    return _read(case.withheld, case.id, label_map, shape, affine)
+    return _read(LabelFile(case.withheld), case.id, label_map, shape, affine)
 
 
 def read_reference(
@@ -89,10 +90,15 @@ def read_reference(
 
 
 def _read(
-    path: Path, case: str, values: Mapping[int, int], shape: tuple[int, ...], affine: Affine
+    file: LabelFile, case: str, values: Mapping[int, int], shape: tuple[int, ...], affine: Affine
 ) -> npt.NDArray[np.uint8]:
-    require_affine(read_scan_grid(path, case)[1], path, case, affine)
-    return read_labels(path, case, values, shape)
+    found_shape, found = read_scan_grid(file.path, case)
+    if not file.reorient:
+        require_affine(found, file.path, case, affine)
+        return read_labels(file.path, case, values, shape)
+    labels = turned(read_labels(file.path, case, values, found_shape), found, affine)
+    require_shape(labels.shape, file.path, case, shape)
+    return np.ascontiguousarray(labels)
 
 
 def require_affine(found: Affine, path: Path, case: str, affine: Affine) -> None:

@@ -14,19 +14,21 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from mskd.dicom import Series, one_series, read_series, series_digest, series_grid
 from mskd.errors import DataError
 from mskd.geometry import Affine
+from mskd.provenance import file_digest
 
 IGNORE_VALUE = 255
 _DAMAGED = (OSError, EOFError, OverflowError, zlib.error, ValueError)
 MAX_VOXELS = 2**31  # a header that claims more is refused before memory is allocated
 
 
-def read_scan(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
+def read_scan(path: Path | Series, case: str) -> tuple[npt.NDArray[Any], Affine]:
     """Read a CT in Hounsfield units.
 
     Args:
-        path: NIfTI file.
+        path: NIfTI file, folder with one DICOM series, or series.
         case: Case id, for messages.
 
     Returns:
@@ -35,6 +37,8 @@ def read_scan(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
     Raises:
         DataError: If the file is missing, damaged, not three-dimensional, not finite, or has no usable affine.
     """
+    if isinstance(path, Series) or path.is_dir():
+        return read_series(path if isinstance(path, Series) else one_series(path, case), case)
     array, affine = _read(path, case)
     require_finite(array, path, case)
     return array, affine
@@ -133,12 +137,35 @@ def whole_numbers(array: npt.NDArray[Any], path: Path, case: str) -> npt.NDArray
 
 
 def read_scan_grid(path: Path, case: str) -> tuple[tuple[int, ...], Affine]:
-    """Return shape and affine of a file without reading its voxels.
+    """Return shape and affine of a file, or of a folder with one DICOM series, without reading its voxels.
 
     Raises:
         DataError: If the file cannot be read.
     """
+    if path.is_dir():
+        return series_grid(one_series(path, case), case)
     return _open(path, case)[1:]
+
+
+def scan_digest(scan: Path | Series, case: str) -> str:
+    """Return the digest of a scan's content: of its file, or of all files of its DICOM series.
+
+    Raises:
+        DataError: If it cannot be read.
+    """
+    try:
+        if isinstance(scan, Series) or scan.is_dir():
+            return series_digest(scan if isinstance(scan, Series) else one_series(scan, case))
+        return file_digest(scan)
+    except OSError as error:
+        raise DataError(
+            case=case,
+            file=scan,
+            expected="a readable file",
+            found=error.strerror or str(error),
+            fix="check the path and the file's permissions",
+            code="file.unreadable",
+        ) from error
 
 
 def write_labels(

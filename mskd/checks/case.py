@@ -16,7 +16,7 @@ from mskd.checks.intensities import intensity_problem, measure
 from mskd.checks.labels import MAX_VALUES, Tally, organ_problems, organ_tallies, tally
 from mskd.datasets.case import LabelFile, check_case_name
 from mskd.errors import DataError
-from mskd.geometry import Affine
+from mskd.geometry import Affine, turned
 from mskd.reference import require_affine
 from mskd.scans import read_scan, read_scan_grid, read_stored, require_finite, require_shape
 
@@ -108,7 +108,7 @@ def check_case(files: CaseFiles, rules: LabelRules) -> CaseResult:
     for label in files.labels:
         if label.organ is not None and label.organ not in rules.structures:
             continue
-        found = _check_label(files, label.path, grid, result)
+        found = _check_label(files, label, grid, result)
         if found is None:
             return result
         counts, affine = found
@@ -120,7 +120,7 @@ def check_case(files: CaseFiles, rules: LabelRules) -> CaseResult:
         for problem in organ_problems(organs, rules.labelled, affine):
             _note(result, files, labelled, problem)
     if files.withheld is not None:
-        found = _check_label(files, files.withheld, grid, result)
+        found = _check_label(files, LabelFile(files.withheld), grid, result)
         if found is not None:  # both sides of the body say more than one
             organs, affine = organ_tallies(found[0], rules.withheld), found[1]
     mirrored = mirrored_problem(organs, affine, middle) if affine is not None else None
@@ -161,9 +161,10 @@ def _check_image(files: CaseFiles, result: CaseResult) -> tuple[tuple[tuple[int,
 
 
 def _check_label(
-    files: CaseFiles, path: Path, grid: tuple[tuple[int, ...], Affine] | None, result: CaseResult
+    files: CaseFiles, label: LabelFile, grid: tuple[tuple[int, ...], Affine] | None, result: CaseResult
 ) -> tuple[dict[int, Tally], Affine] | None:
     """Check one label file; return what its values cover and its affine, None if it cannot be used."""
+    path = label.path
     missing = file_problem(path)
     if missing is not None:
         _note(result, files, path, missing)
@@ -174,6 +175,8 @@ def _check_label(
             _note(result, files, path, problem)
         if (slope, intercept) != (1.0, 0.0):  # rare, and any precision that is lost would look like a fraction
             stored = stored * slope + intercept
+        if label.reorient and grid is not None:
+            stored, affine = turned(stored, affine, grid[1]), grid[1]
         usable = grid is None or _same_grid(files, path, (stored.shape, affine), grid, result)
         counts = tally(stored, path, files.id)
     except DataError as error:

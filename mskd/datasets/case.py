@@ -26,10 +26,13 @@ class LabelFile:
     Attributes:
         path: The file.
         organ: None for a label map with several values; otherwise the structure that a binary file shows.
+        reorient: Its axes are those that its header says, but its place is not: it is turned onto the axes of the scan
+            and takes the scan's place.
     """
 
     path: Path
     organ: str | None = None
+    reorient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

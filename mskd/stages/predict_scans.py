@@ -31,8 +31,8 @@ from mskd.leaves import stage_code
 from mskd.measurements import organ_measurements
 from mskd.models import Model, load_model
 from mskd.prediction import Prediction, predict_scan
-from mskd.provenance import content_key, file_digest, input_digest, made_by
-from mskd.scans import read_scan, write_labels
+from mskd.provenance import content_key, file_digest, made_by
+from mskd.scans import read_scan, scan_digest, write_labels
 from mskd.sources import ScanSource, opened_sources
 from mskd.storage import atomic_path, write_json, write_text
 
@@ -173,7 +173,7 @@ def _predict_source(model: Model, source: ScanSource, record: Path, wanted: Want
         weights=model.card["weights_sha256"],
         largest_component=model.largest_component,
         wanted=asdict(replace(wanted, force=False)),
-        scan=input_digest(source.scan),
+        scan=scan_digest(source.scan, source.name),
         code=stage_code(STAGE),
     )
     if _stands(record, key):
@@ -181,7 +181,7 @@ def _predict_source(model: Model, source: ScanSource, record: Path, wanted: Want
     _refuse_foreign(record, source.name)
     scan_hu, affine = read_scan(source.scan, source.name)
     said = predict_scan(model, scan_hu, affine, source.name, fast=wanted.fast, force=wanted.force, device=device)
-    like = None if series else source.scan
+    like = source.scan if isinstance(source.scan, Path) else None
     written = _write_maps(record.parent, source.name, said, model, wanted, affine, like)
     if wanted.dicom_seg:
         if series is None:
@@ -189,7 +189,7 @@ def _predict_source(model: Model, source: ScanSource, record: Path, wanted: Want
             series = write_series(folder, scan_hu, affine)
         path = record.parent / f"{source.name}.seg.dcm"
         with atomic_path(path) as part:
-            write_segmentation(part, said.labels, model.labels, series)
+            write_segmentation(part, said.labels, affine, model.labels, series)
         written.append(path)
     write_json(
         record,

@@ -14,9 +14,9 @@ from mskd.leaves import prepare_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
 from mskd.preparation import prepare_arrays
 from mskd.prepared import stored_digests, write_prepared
-from mskd.provenance import content_key, file_digest
+from mskd.provenance import content_key
 from mskd.reference import read_case_labels, read_withheld_labels
-from mskd.scans import read_scan
+from mskd.scans import read_scan, scan_digest
 
 STAGE = "prepare"
 
@@ -81,14 +81,5 @@ def _input_digests(case: Case) -> dict[str, str]:
         files["withheld"] = case.withheld
     digests = {}
     for name, path in files.items():
-        try:
-            digests[name] = file_digest(path)
-        except OSError as error:
-            raise DataError(
-                case=case.id,
-                file=path,
-                expected="a readable file",
-                found=error.strerror or str(error),
-                fix="check the dataset's path and the file's permissions",
-            ) from error
+        digests[name] = scan_digest(path, case.id)
     return digests

@@ -109,7 +109,8 @@ def test_organ_files_and_probabilities_agree_with_the_label_map(model: Path, tmp
         mask = np.asarray(nib.load(tmp_path / "out" / "a" / f"{organ}.nii.gz").dataobj)
         assert np.array_equal(mask, labels == value)
         said[organ] = nib.load(tmp_path / "out" / "a" / f"{organ}_probability.nii.gz").get_fdata()
-        assert 0 <= said[organ].min() and said[organ].max() <= 1
+        assert said[organ].min() >= 0
+        assert said[organ].max() <= 1
     total = sum(said.values())
     assert total.max() <= 1 + 2 / 255
     spleen = labels == 2  # not cut down to its largest component
@@ -202,7 +203,8 @@ def test_a_file_of_somebody_else_is_not_replaced(model: Path, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="is the folder of the scans"):
         run(model, tmp_path / "in", tmp_path / "in")
     problems = run(model, source, tmp_path / "in")
-    assert len(problems) == 1 and "a file without a record beside it" in problems[0]
+    assert len(problems) == 1
+    assert "a file without a record beside it" in problems[0]
     assert np.array_equal(nib.load(source).dataobj, scan())
 
 
@@ -210,7 +212,8 @@ def test_a_scan_that_is_no_ct_is_refused_unless_forced(model: Path, tmp_path: Pa
     normalised = ((scan() + 1000) / 2000).astype(np.float32)
     nib.save(nib.Nifti1Image(normalised, AFFINE), tmp_path / "a.nii.gz")
     (problem,) = run(model, tmp_path / "a.nii.gz", tmp_path / "out")
-    assert "case a" in problem and "HU" in problem
+    assert "case a" in problem
+    assert "HU" in problem
     assert run(model, tmp_path / "a.nii.gz", tmp_path / "out", Wanted(force=True)) == []
 
 
@@ -289,7 +292,7 @@ def test_sources_that_hold_nothing(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty.txt").write_text("# nothing\n")
     for source in (tmp_path / "empty", tmp_path / "empty.txt"):
-        with pytest.raises(DataError, match="scans: .nii.gz or .nii files"), opened_sources(source):
+        with pytest.raises(DataError, match=r"scans: \.nii\.gz or \.nii files"), opened_sources(source):
             pass
     with pytest.raises(DataError, match="no such file"), opened_sources(tmp_path / "missing"):
         pass
