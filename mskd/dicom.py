@@ -122,7 +122,7 @@ def read_series(series: Series, case: str) -> tuple[npt.NDArray[Any], Affine]:
     volume = np.empty(shape, np.float32)
     for index, file in enumerate(order):
         try:
-            dataset = _pydicom().dcmread(file)
+            dataset = pydicom_package().dcmread(file)
             slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
             volume[:, :, index] = dataset.pixel_array.T * np.float32(slope) + np.float32(intercept)
         except Exception as error:
@@ -149,7 +149,7 @@ def write_series(folder: Path, scan_hu: npt.NDArray[Any], affine: Affine) -> Ser
         scan_hu: (X, Y, Z) in any axes; rounded to whole HU.
         affine: 4 × 4, voxel index → world mm, RAS+.
     """
-    pydicom, highdicom = _pydicom(), _highdicom()
+    pydicom, highdicom = pydicom_package(), highdicom_package()
     hu = np.clip(np.rint(scan_hu), -(2**15), 2**15 - 1).astype(np.int16)
     identity = hashlib.sha256(hu.tobytes() + np.round(affine, 4).tobytes()).hexdigest()
     uids = {
@@ -264,7 +264,7 @@ def _geometry(series: Series, case: str) -> tuple[tuple[int, int, int], Affine, 
 
 def _header(file: Path) -> Dataset | None:
     """Return the few tags that are looked at, None for a file that is no DICOM."""
-    pydicom = _pydicom()
+    pydicom = pydicom_package()
     try:
         dataset: Dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(HEADER))
     except (pydicom.errors.InvalidDicomError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError):
@@ -298,7 +298,12 @@ def _unusable(case: str, file: Path, expected: str, found: str) -> DataError:
     )
 
 
-def _pydicom() -> Any:
+def pydicom_package() -> Any:
+    """Return pydicom.
+
+    Raises:
+        MskdError: If it is not installed.
+    """
     try:
         import pydicom
         import pydicom.uid
@@ -307,7 +312,12 @@ def _pydicom() -> Any:
     return pydicom
 
 
-def _highdicom() -> Any:
+def highdicom_package() -> Any:
+    """Return highdicom.
+
+    Raises:
+        MskdError: If it is not installed.
+    """
     try:
         import highdicom
     except ImportError as error:

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mskd import __version__
-from mskd.dicom import LPS_TO_RAS, Affine, Series, _highdicom, _pydicom
+from mskd.dicom import LPS_TO_RAS, Affine, Series, highdicom_package, pydicom_package
 from mskd.errors import DataError
 
 # organ → keyword of the SNOMED CT code in pydicom's dictionary
@@ -60,7 +60,7 @@ def write_segmentation(
     Raises:
         MskdError: If highdicom is not installed.
     """
-    highdicom, pydicom = _highdicom(), _pydicom()
+    highdicom, pydicom = highdicom_package(), pydicom_package()
     sources = [pydicom.dcmread(file, stop_before_pixels=True) for file in series.files]
     numbers = {organ: number for number, organ in enumerate(names, start=1)}
     numbered = np.zeros(labels.shape, np.uint8)
@@ -112,7 +112,7 @@ def read_segmentation(path: Path) -> tuple[npt.NDArray[np.uint8], Affine, dict[s
     Raises:
         DataError: If it is none.
     """
-    highdicom = _highdicom()
+    highdicom = highdicom_package()
     try:
         segmentation = highdicom.seg.segread(path)
         volume = segmentation.get_volume(combine_segments=True)

@@ -55,6 +55,14 @@ def _find(source: Path) -> list[ScanSource]:
         return _in_folder(source)
     if source.is_file() and source.suffix.lower() in LISTS:
         return _in_list(source)
+    if not source.exists():
+        raise DataError(
+            case="(all)",
+            file=source,
+            expected="a scan, a folder, a list or an archive",
+            found="no such file",
+            fix="check the path given to -i",
+        )
     return [ScanSource(_name(source), source)]
 
 

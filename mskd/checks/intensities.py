@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mskd.checks.codes import CODES
 from mskd.checks.headers import Problem
 from mskd.errors import DataError
 
@@ -156,7 +157,7 @@ def require_hu(scan_hu: npt.NDArray[Any], case: str) -> None:
         DataError: Says what its values look like.
     """
     problem = intensity_problem(measure(scan_hu, 1.0, 0.0))
-    if problem is not None:
+    if problem is not None and CODES[problem.code].severity == "error":
         raise DataError(
             case=case,
             file=case,

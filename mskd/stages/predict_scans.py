@@ -24,8 +24,8 @@ import torch
 
 from mskd.console import log, progress
 from mskd.device import pick_device
-from mskd.dicom import Series
-from mskd.dicom_segmentation import write_segmentation, write_series
+from mskd.dicom import Series, write_series
+from mskd.dicom_segmentation import write_segmentation
 from mskd.errors import ConfigError, DataError, MskdError
 from mskd.leaves import stage_code
 from mskd.measurements import organ_measurements

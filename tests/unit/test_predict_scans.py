@@ -230,7 +230,7 @@ def test_fast_takes_fewer_windows(model: Path, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(prediction, "sliding_window", counting)
     for fast in (False, True):
-        predict_scan(loaded, scan(), AFFINE, fast=fast)
+        predict_scan(loaded, np.tile(scan(), (1, 1, 4)), AFFINE, fast=fast)
     assert seen[1] < seen[0]
 
 
@@ -262,6 +262,36 @@ def test_the_python_function_does_the_same(model: Path, tmp_path: Path) -> None:
     assert np.array_equal(segment(load_model(model), scan(), AFFINE), written)
     with pytest.raises(TypeError, match="affine"):
         segment(model, scan())
+
+
+def test_dicom_in_and_out(model: Path, tmp_path: Path) -> None:
+    from mskd.dicom import write_series
+    from mskd.dicom_segmentation import read_segmentation
+
+    write_series(tmp_path / "studies" / "p1" / "ct", scan(), AFFINE)
+    write_series(tmp_path / "studies" / "p2" / "ct", scan() + np.int16(3), AFFINE)
+    out = tmp_path / "out"
+    assert run(model, tmp_path / "studies", out, Wanted(dicom_seg=True)) == []
+    assert sorted(p.name for p in out.glob("*.nii.gz")) == ["p1_ct.nii.gz", "p2_ct.nii.gz"]
+    plain = np.asarray(nib.as_closest_canonical(nib.load(out / "p1_ct.nii.gz")).dataobj)
+    direct = nib.Nifti1Image(segment(load_model(model), scan(), AFFINE), AFFINE)
+    assert np.array_equal(plain, np.asarray(nib.as_closest_canonical(direct).dataobj))
+    labels, affine, _ = read_segmentation(out / "p1_ct.seg.dcm")
+    seen = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(labels, affine)).dataobj)
+    assert {v: int((seen == v).sum()) for v in (1, 2)} == {v: int((plain == v).sum()) for v in (1, 2)}
+
+
+def test_a_segmentation_of_a_nifti_scan_comes_with_its_series(model: Path, tmp_path: Path) -> None:
+    from mskd.dicom import one_series, read_series
+    from mskd.dicom_segmentation import read_segmentation
+
+    run(model, save(tmp_path / "a.nii.gz"), tmp_path / "out", Wanted(dicom_seg=True))
+    array, affine = read_series(one_series(tmp_path / "out" / "a_series", "a"), "a")
+    ours = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
+    np.testing.assert_allclose(ours.affine, nib.as_closest_canonical(nib.load(tmp_path / "a.nii.gz")).affine, atol=1e-3)
+    assert np.array_equal(ours.dataobj, nib.as_closest_canonical(nib.load(tmp_path / "a.nii.gz")).dataobj)
+    _, _, names = read_segmentation(tmp_path / "out" / "a.seg.dcm")
+    assert list(names) == ["liver", "spleen"]
 
 
 def names(source: Path) -> list[str]:
