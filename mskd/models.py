@@ -7,6 +7,7 @@ its content key: `evaluation.largest_component` retrains nothing. See `update_ca
 from __future__ import annotations
 
 import json
+import pkgutil
 from collections.abc import Collection
 from dataclasses import dataclass
 from importlib import import_module
@@ -18,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from mskd import networks
 from mskd.config.model import Preprocessing
 from mskd.errors import MissingArtefactError
 from mskd.model_card import FILE as MODEL_CARD
@@ -199,8 +201,15 @@ def stored_weights(folder: Path, key: str) -> str | None:
 
 
 def build_network(description: dict[str, Any]) -> nn.Module:
-    """Build a network from its description; `kind` names the module of mskd/networks."""
-    module = import_module(f"mskd.networks.{description['kind']}")
+    """Build a network from its description; `kind` names the module of mskd/networks.
+
+    Raises:
+        ValueError: If there is no such kind: a description comes from a file, and must not name any module it likes.
+    """
+    kinds = [module.name for module in pkgutil.iter_modules(networks.__path__)]
+    if description["kind"] not in kinds:
+        raise ValueError(f"no kind of network {description['kind']!r}; there are {', '.join(kinds)}")
+    module = import_module(f"{networks.__name__}.{description['kind']}")
     network: nn.Module = module.build(description)
     return network
 

@@ -208,7 +208,8 @@ def _image_like(array: npt.NDArray[np.uint8], affine: Affine, like: Path | None)
         image.set_qform(affine, code=1)
         image.set_sform(affine, code=1)
         return image
-    image = (nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image)(array, affine)
+    kind: Any = nib.Nifti2Image if isinstance(source, nib.Nifti2Image) else nib.Nifti1Image
+    image = kind(array, affine)
     image.header.set_xyzt_units(source.header.get_xyzt_units()[0], "sec")
     qform, code = source.get_qform(coded=True)
     image.set_qform(affine if qform is None else qform, code=int(code))

@@ -128,7 +128,8 @@ def method_titles(study: Study) -> dict[str, str]:
 
 def skipped_cases(study: Study) -> dict[str, str]:
     """Return the cases that the study goes on without, and why, in one line each."""
-    layout, skipped = Layout(study.root), {}
+    layout = Layout(study.root)
+    skipped: dict[str, str] = {}
     blocks = [(name, block) for name in study.datasets for block in by_block(list_cases(study, name))]
     for manifest in [layout.manifest("check_data", "study"), *(layout.manifest("prepare", *at) for at in blocks)]:
         skipped |= read_manifest(manifest).skipped if manifest.is_file() else {}

@@ -24,5 +24,5 @@ rule cache_targets:
         cases=lambda w: GRAPH.members(w.run, w.dataset),
         code=leaves.stage_code("cache_targets"),
     shell:
-        "{MSKD} cache make --study {STUDY_FILE} --teacher {wildcards.teacher} --run {wildcards.run}"
-        " --dataset {wildcards.dataset} --block {wildcards.block} > {log} 2>&1"
+        "{MSKD} cache make --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q}"
+        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} > {log:q} 2>&1"

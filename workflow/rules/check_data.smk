@@ -24,4 +24,4 @@ rule check_data:
         leaves=short(leaves.verdict_leaves(STUDY)),
         code=leaves.stage_code("check_data"),
     shell:
-        "{MSKD} check-data {STUDY_FILE} --jobs {threads} --manifest > {log} 2>&1"
+        "{MSKD} check-data {STUDY_FILE:q} --jobs {threads} --manifest > {log:q} 2>&1"

@@ -19,5 +19,5 @@ rule evaluate:
         cases=lambda w: GRAPH.members(w.run, w.dataset),
         code=leaves.stage_code("evaluate"),
     shell:
-        "{MSKD} evaluate --study {STUDY_FILE} --method {wildcards.method} --run {wildcards.run}"
-        " --dataset {wildcards.dataset} > {log} 2>&1"
+        "{MSKD} evaluate --study {STUDY_FILE:q} --method {wildcards.method:q} --run {wildcards.run:q}"
+        " --dataset {wildcards.dataset:q} > {log:q} 2>&1"

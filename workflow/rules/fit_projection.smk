@@ -28,4 +28,4 @@ rule fit_projection:
         cases=lambda w: GRAPH.members(w.run, STUDY.teacher_dataset(w.teacher)),
         code=leaves.stage_code("fit_projection"),
     shell:
-        "{MSKD} cache fit --study {STUDY_FILE} --teacher {wildcards.teacher} --run {wildcards.run} > {log} 2>&1"
+        "{MSKD} cache fit --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q} > {log:q} 2>&1"

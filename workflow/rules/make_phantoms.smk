@@ -17,4 +17,4 @@ rule make_phantoms:
         cases=lambda w: GRAPH.members("fold0-seed0", w.dataset),
         code=leaves.stage_code("make_phantoms"),
     shell:
-        "{MSKD} phantom --study {STUDY_FILE} --dataset {wildcards.dataset} > {log} 2>&1"
+        "{MSKD} phantom --study {STUDY_FILE:q} --dataset {wildcards.dataset:q} > {log:q} 2>&1"

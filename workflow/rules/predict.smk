@@ -22,5 +22,5 @@ rule predict:
         cases=lambda w: GRAPH.members(w.run, w.dataset),
         code=leaves.stage_code("predict"),
     shell:
-        "{MSKD} predict --study {STUDY_FILE} --method {wildcards.method} --run {wildcards.run}"
-        " --dataset {wildcards.dataset} --block {wildcards.block} > {log} 2>&1"
+        "{MSKD} predict --study {STUDY_FILE:q} --method {wildcards.method:q} --run {wildcards.run:q}"
+        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} > {log:q} 2>&1"

@@ -21,4 +21,4 @@ rule prepare:
         accepted=lambda w: short({"accept": STUDY.datasets[w.dataset].accept}),
         code=leaves.stage_code("prepare"),
     shell:
-        "{MSKD} prepare --study {STUDY_FILE} --dataset {wildcards.dataset} --block {wildcards.block} > {log} 2>&1"
+        "{MSKD} prepare --study {STUDY_FILE:q} --dataset {wildcards.dataset:q} --block {wildcards.block:q} > {log:q} 2>&1"

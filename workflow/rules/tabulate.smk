@@ -15,4 +15,4 @@ rule tabulate:
         leaves=short(leaves.tabulate_leaves(STUDY)),
         code=leaves.stage_code("tabulate"),
     shell:
-        "{MSKD} tabulate --study {STUDY_FILE} > {log} 2>&1"
+        "{MSKD} tabulate --study {STUDY_FILE:q} > {log:q} 2>&1"

@@ -21,4 +21,4 @@ rule train_student:
         cases=lambda w: GRAPH.members(w.run, *GRAPH.training),
         code=lambda w: leaves.stage_code("train_student", STUDY.method_kind(w.method)),
     shell:
-        "{MSKD} train-student --study {STUDY_FILE} --method {wildcards.method} --run {wildcards.run} > {log} 2>&1"
+        "{MSKD} train-student --study {STUDY_FILE:q} --method {wildcards.method:q} --run {wildcards.run:q} > {log:q} 2>&1"

@@ -21,4 +21,4 @@ rule train_teacher:
         cases=lambda w: GRAPH.members(w.run, STUDY.teacher_dataset(w.teacher)),
         code=leaves.stage_code("train_teacher"),
     shell:
-        "{MSKD} train-teacher --study {STUDY_FILE} --teacher {wildcards.teacher} --run {wildcards.run} > {log} 2>&1"
+        "{MSKD} train-teacher --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q} > {log:q} 2>&1"
