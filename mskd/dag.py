@@ -13,6 +13,7 @@ from mskd.cases import Case, by_block, check_study_cases, fold_of_run, held_out,
 from mskd.config.data import Dataset
 from mskd.config.loading import dump_study
 from mskd.config.study import Study
+from mskd.datasets.folders import files_below
 from mskd.layout import Layout
 from mskd.leaves import Leaves
 from mskd.methods.registry import MethodFacts, method_facts
@@ -79,7 +80,9 @@ class Graph:
             return [self.layout.manifest("make_phantoms", dataset)]
         cases = by_block(self.cases(dataset))[block]
         withheld = [case.withheld for case in cases if case.withheld is not None]
-        return [file for case in cases for file in (case.image, *(label.path for label in case.labels))] + withheld
+        # A folder (a DICOM series) is given by its files: its own time does not change with what they hold.
+        scans = [file for case in cases for file in (files_below(case.image) if case.image.is_dir() else [case.image])]
+        return scans + [label.path for case in cases for label in case.labels] + withheld
 
     def section(self, dataset: str) -> Dataset:
         """Return the configuration of a dataset."""

@@ -10,9 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mskd.cases import Case
+from mskd.datasets.case import LabelGrid
 from mskd.errors import DataError
-from mskd.geometry import Affine
+from mskd.geometry import Affine, reorient
 from mskd.scans import read_labels, read_scan_grid
+
+STEP_TOLERANCE = 0.01
+"""Most by which a step along an axis may differ, in spacings, where labels lie on their scan by orientation alone."""
 
 
 def read_case_labels(
@@ -39,9 +43,9 @@ def read_case_labels(
     labels = np.zeros(shape, np.uint8)
     for file in case.labels:
         if file.organ is None:
-            labels = _read(file.path, case.id, label_map, shape, affine)
+            labels = _read(file.path, case.id, label_map, shape, affine, file.grid)
         elif file.organ in structures:
-            mask = _read(file.path, case.id, {1: 1}, shape, affine)
+            mask = _read(file.path, case.id, {1: 1}, shape, affine, file.grid)
             labels[mask > 0] = structures[file.organ]
     return labels
 
@@ -89,9 +93,16 @@ def read_reference(
 
 
 def _read(
-    path: Path, case: str, values: Mapping[int, int], shape: tuple[int, ...], affine: Affine
+    path: Path,
+    case: str,
+    values: Mapping[int, int],
+    shape: tuple[int, ...],
+    affine: Affine,
+    grid: LabelGrid = "scan",
 ) -> npt.NDArray[np.uint8]:
-    _, found = read_scan_grid(path, case)
+    found_shape, found = read_scan_grid(path, case)
+    if grid == "orientation":
+        return _turned(read_labels(path, case, values, found_shape), found, path, case, shape, affine)
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
     if not np.allclose(found, affine, atol=0.1 * float(spacing_mm.min())):
         raise DataError(
@@ -102,3 +113,23 @@ def _read(
             fix="resample the labels onto the scan, or repair the header that is wrong",
         )
     return read_labels(path, case, values, shape)
+
+
+def _turned(
+    labels: npt.NDArray[np.uint8], found: Affine, path: Path, case: str, shape: tuple[int, ...], affine: Affine
+) -> npt.NDArray[np.uint8]:
+    """Return labels whose origin is not that of their scan, turned to its axes."""
+    turned, turned_affine = reorient(labels, found, affine)
+    size, wanted = turned.shape, tuple(shape)
+    step, wanted_step = turned_affine[:3, :3], affine[:3, :3]
+    spacing_mm = np.linalg.norm(wanted_step, axis=0)
+    if size != wanted or (np.linalg.norm(step - wanted_step, axis=0) > STEP_TOLERANCE * spacing_mm).any():
+        raise DataError(
+            case=case,
+            file=path,
+            expected=f"the shape of its scan, {wanted}, and its steps along the axes, "
+            f"{np.round(wanted_step, 3).tolist()} mm, once axes are put in the scan's order and direction",
+            found=f"shape {size} and steps {np.round(step, 3).tolist()} mm",
+            fix="check that scan and labels belong together, or resample the labels onto the scan",
+        )
+    return turned

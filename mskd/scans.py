@@ -11,28 +11,30 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
+from mskd.dicom import read_series, read_series_grid
 from mskd.errors import DataError
-from mskd.geometry import Affine
+from mskd.geometry import MAX_VOXELS, Affine
 
 IGNORE_VALUE = 255
 _DAMAGED = (OSError, EOFError, zlib.error, ValueError)
-MAX_VOXELS = 2**31  # a header that claims more is refused before memory is allocated
 
 
 def read_scan(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
     """Read a CT in Hounsfield units.
 
     Args:
-        path: NIfTI file.
+        path: NIfTI file, or folder with one DICOM series.
         case: Case id, for messages.
 
     Returns:
         Array (X, Y, Z) in the file's own axes and dtype (slope and intercept applied), and its 4 × 4 affine.
 
     Raises:
-        DataError: If the file is missing, damaged, not three-dimensional, not finite, or has no usable affine.
+        DataError: If the file is missing, damaged, not three-dimensional, not finite, or has no usable affine; if the
+            folder does not hold one sound CT series.
+        MskdError: If what reads DICOM is not installed.
     """
-    array, affine = _read(path, case)
+    array, affine = read_series(path, case) if path.is_dir() else _read(path, case)
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(
             case=case,
@@ -87,11 +89,14 @@ def read_labels(path: Path, case: str, values: Mapping[int, int], shape: tuple[i
 
 
 def read_scan_grid(path: Path, case: str) -> tuple[tuple[int, ...], Affine]:
-    """Return shape and affine of a file without reading its voxels.
+    """Return shape and affine of a file, or of a folder with one DICOM series, without reading voxels.
 
     Raises:
-        DataError: If the file cannot be read.
+        DataError: If the file or folder cannot be read.
+        MskdError: If what reads DICOM is not installed.
     """
+    if path.is_dir():
+        return read_series_grid(path, case)
     return _open(path, case)[1:]
 
 
