@@ -8,6 +8,7 @@ A scan that is no DICOM, such as a NIfTI file, is first written as an anonymous 
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -129,23 +130,25 @@ def write_segmentation(
         numbers[names[organ]] = number
     highdicom, pydicom = dicom_library("highdicom"), dicom_library("pydicom")
     headers = [pydicom.dcmread(file, stop_before_pixels=True) for file in series.files]
-    segmentation = highdicom.seg.Segmentation(
-        source_images=headers,
-        pixel_array=np.ascontiguousarray(numbers[on_series].transpose(2, 1, 0)),  # (slices, rows, columns)
-        segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
-        segment_descriptions=[_segment(number, organ) for number, organ in enumerate(organs, 1)],
-        series_instance_uid=highdicom.UID(),
-        series_number=SERIES_NUMBER,
-        sop_instance_uid=highdicom.UID(),
-        instance_number=1,
-        manufacturer="mskd",
-        manufacturer_model_name="mskd",
-        software_versions=__version__,
-        device_serial_number="mskd",
-        content_label="SEGMENTATION",
-        content_description="Organs segmented by mskd, not for clinical use",
-        series_description="mskd segmentation",
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # highdicom quotes the patient's name where it finds its form unusual
+        segmentation = highdicom.seg.Segmentation(
+            source_images=headers,
+            pixel_array=np.ascontiguousarray(numbers[on_series].transpose(2, 1, 0)),  # (slices, rows, columns)
+            segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
+            segment_descriptions=[_segment(number, organ) for number, organ in enumerate(organs, 1)],
+            series_instance_uid=highdicom.UID(),
+            series_number=SERIES_NUMBER,
+            sop_instance_uid=highdicom.UID(),
+            instance_number=1,
+            manufacturer="mskd",
+            manufacturer_model_name="mskd",
+            software_versions=__version__,
+            device_serial_number="mskd",
+            content_label="SEGMENTATION",
+            content_description="Organs segmented by mskd, not for clinical use",
+            series_description="mskd segmentation",
+        )
     with atomic_path(path) as part:
         segmentation.save_as(part)
 
@@ -168,6 +171,9 @@ def read_segmentation(path: Path, source: Series | Path, case: str) -> Segmentat
     instances = [pydicom.dcmread(file, specific_tags=["SOPInstanceUID"]).SOPInstanceUID for file in series.files]
     try:
         segmentation = highdicom.seg.segread(path)
+        strangers = {uid for *_, uid in segmentation.get_source_image_uids()} - set(instances)
+        if strangers:
+            raise ValueError(f"it refers to {len(strangers)} images of another series")
         frames = segmentation.get_pixels_by_source_instance(
             instances, combine_segments=True, assert_missing_frames_are_empty=True, dtype=np.uint8
         )
