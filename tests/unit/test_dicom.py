@@ -10,8 +10,9 @@ import nibabel as nib
 import numpy as np
 import pydicom
 import pytest
+import SimpleITK
 from pydicom.dataset import Dataset
-from pydicom.uid import JPEGLSLossless, RLELossless, generate_uid
+from pydicom.uid import JPEG2000Lossless, JPEGLosslessSV1, JPEGLSLossless, RLELossless, generate_uid
 
 from mskd import dicom
 from mskd.dicom import find_series, read_series, read_series_grid
@@ -67,13 +68,12 @@ def test_order_is_that_of_positions(tmp_path: Path) -> None:
 
 def test_agrees_with_an_independent_reader(tmp_path: Path) -> None:
     """The whole volume as SimpleITK's series reader places it."""
-    sitk = pytest.importorskip("SimpleITK")
     made_series(tmp_path, made_hu(), orientation=OBLIQUE)
-    reader = sitk.ImageSeriesReader()
+    reader = SimpleITK.ImageSeriesReader()
     reader.SetFileNames(reader.GetGDCMSeriesFileNames(str(tmp_path)))
     image = reader.Execute()
     array, affine = read_series(tmp_path, "a")
-    np.testing.assert_array_equal(array, sitk.GetArrayFromImage(image).transpose(2, 1, 0))
+    np.testing.assert_array_equal(array, SimpleITK.GetArrayFromImage(image).transpose(2, 1, 0))
     for index in [(0, 0, 0), (6, 0, 0), (0, 5, 0), (3, 2, 4)]:
         world = np.asarray(image.TransformIndexToPhysicalPoint(index)) * [-1, -1, 1]
         np.testing.assert_allclose((affine @ [*index, 1])[:3], world, atol=1e-4)
@@ -112,6 +112,31 @@ def test_compressed(tmp_path: Path, syntax: str) -> None:
     hu = made_hu((16, 12, 3))
     made_series(tmp_path, hu, syntax=syntax)
     np.testing.assert_array_equal(read_series(tmp_path, "a")[0], hu)
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+def test_compressed_as_archives_do(tmp_path: Path, compressor: str) -> None:
+    """JPEG lossless (process 14) and JPEG 2000, written by GDCM, for pydicom writes neither."""
+    hu = made_hu((16, 12, 3))
+    affine = made_series(tmp_path / "raw", hu)
+    (tmp_path / "small").mkdir()
+    for file in (tmp_path / "raw").iterdir():
+        image = SimpleITK.ReadImage(str(file), imageIO="GDCMImageIO")
+        stored = SimpleITK.Cast(image, SimpleITK.sitkInt16)
+        for tag in image.GetMetaDataKeys():
+            stored.SetMetaData(tag, image.GetMetaData(tag))
+        writer = SimpleITK.ImageFileWriter()
+        writer.SetImageIO("GDCMImageIO")
+        writer.KeepOriginalImageUIDOn()
+        writer.UseCompressionOn()
+        writer.SetCompressor(compressor)
+        writer.SetFileName(str(tmp_path / "small" / f"{file.name}.dcm"))
+        writer.Execute(stored)
+        syntax = pydicom.dcmread(tmp_path / "small" / f"{file.name}.dcm").file_meta.TransferSyntaxUID
+        assert syntax == {"JPEG": JPEGLosslessSV1, "JPEG2000": JPEG2000Lossless}[compressor]
+    array, found = read_series(tmp_path / "small", "a")
+    np.testing.assert_array_equal(array, hu)
+    np.testing.assert_allclose(found, affine, atol=1e-5)
 
 
 def test_positions_rounded_to_a_tenth_of_a_slice(tmp_path: Path) -> None:
