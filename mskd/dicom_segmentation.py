@@ -18,15 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mskd import __version__
-from mskd.dicom import (
-    LPS_TO_RAS,
-    SAME_DIRECTION,
-    Series,
-    dicom_library,
-    find_series,
-    read_series_grid,
-    single_series,
-)
+from mskd.dicom import Series, dicom_library, find_series, read_series_grid, single_series
+from mskd.dicom_stack import LPS_TO_RAS, SAME_DIRECTION
 from mskd.errors import DataError
 from mskd.geometry import Affine, reorient
 from mskd.provenance import array_digest

@@ -13,6 +13,7 @@ from mskd.errors import DataError
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
 LabelGrid = Literal["scan", "orientation"]
+LABEL_GRIDS: tuple[LabelGrid, ...] = ("scan", "orientation")
 
 MAX_NAME_BYTES = 150
 """Longest case name; file systems allow 255 bytes, and stores and predictions add suffixes of their own."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import locale
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,15 @@ def test_compressed(tmp_path: Path, syntax: str) -> None:
     np.testing.assert_array_equal(read_series(tmp_path, "a")[0], hu)
 
 
+@pytest.fixture
+def kept_locale() -> Iterator[None]:
+    """Undo what GDCM's writer does to the process (its reader does not): it sets the locale, and with it encodings."""
+    before = locale.setlocale(locale.LC_ALL)
+    yield
+    locale.setlocale(locale.LC_ALL, before)
+
+
+@pytest.mark.usefixtures("kept_locale")
 @pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
 def test_compressed_as_archives_do(tmp_path: Path, compressor: str) -> None:
     """JPEG lossless (process 14) and JPEG 2000, written by GDCM, for pydicom writes neither."""
