@@ -13,6 +13,7 @@ from mskd.cases import Case, by_block, check_study_cases, fold_of_run, held_out,
 from mskd.config.data import Dataset
 from mskd.config.loading import dump_study
 from mskd.config.study import Study
+from mskd.datasets.folders import files_below
 from mskd.layout import Layout
 from mskd.leaves import Leaves
 from mskd.methods.registry import MethodFacts, method_facts
@@ -84,8 +85,9 @@ class Graph:
             return [self.layout.manifest("make_phantoms", dataset)]
         cases = self.of_block(dataset, block)
         withheld = [case.withheld for case in cases if case.withheld is not None]
-        images = [file for case in cases for file in _image_files(case.image)]
-        return [*images, *(label.path for case in cases for label in case.labels), *withheld]
+        # A folder (a DICOM series) is given by its files: its own time does not change with what they hold.
+        scans = [file for case in cases for file in (files_below(case.image) if case.image.is_dir() else [case.image])]
+        return scans + [label.path for case in cases for label in case.labels] + withheld
 
     @property
     def checked(self) -> Path:
@@ -179,11 +181,6 @@ class Graph:
         if is_part(run):
             members["held_out"] = [c.id for of_name in cases.values() for c in held_out(self.study, run, of_name)]
         return short(members)
-
-
-def _image_files(image: Path) -> list[Path]:
-    """Return the file of an image, or the files of its DICOM series: a folder's time says nothing of their content."""
-    return sorted(path for path in image.rglob("*") if path.is_file()) if image.is_dir() else [image]
 
 
 def short(leaves: Leaves) -> str:

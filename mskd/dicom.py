@@ -1,325 +1,311 @@
-"""CT series in DICOM: found in folders, read in HU with their affine, written anonymously.
+"""CT series in DICOM files: which there are below a folder, and their voxels in HU with an affine.
 
-Needs pydicom and highdicom (`pip install 'mskd[dicom]'`), imported only when a series is met. Names of series come from
-folders, never from what a header says of a patient.
+Headers are read with pydicom, and only the tags that say what a file is and where its slice lies: no name, date or
+number of a patient. Voxels are decoded by SimpleITK (GDCM), which knows the compressed transfer syntaxes, JPEG lossless
+included, and applies each slice's own rescale slope and intercept. Both come with the extra `dicom`.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
+import importlib
+import re
+import struct
+import warnings
+import zlib
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from os.path import commonpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from mskd.datasets.case import MAX_NAME_BYTES, natural_key
+from mskd.datasets.folders import files_below
+from mskd.dicom_stack import Slice, ordered, stack_grid
 from mskd.errors import DataError, MskdError
-from mskd.storage import atomic_path
+from mskd.geometry import Affine, Shape
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
-
-Affine = npt.NDArray[np.float64]
-CT_IMAGES = "1.2.840.10008.5.1.4.1.1.2"  # CT Image Storage
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-UNEVEN = 0.01  # share of the slice distance by which a slice may lie elsewhere
-HEADER = (
-    "SOPClassUID",
-    "SOPInstanceUID",
-    "SeriesInstanceUID",
-    "Modality",
-    "ImageType",
-    "ImagePositionPatient",
-    "ImageOrientationPatient",
-    "PixelSpacing",
-    "Rows",
-    "Columns",
-    "FrameOfReferenceUID",
+_CT = "1.2.840.10008.5.1.4.1.1.2"
+_MULTI_FRAME_CT = (f"{_CT}.1", f"{_CT}.2")  # enhanced, and legacy converted enhanced
+_DIRECTORY = "1.2.840.10008.1.3.10"
+_TAGS = [
+    *("SOPClassUID", "Modality", "SeriesInstanceUID", "ImageType", "NumberOfFrames", "Rows", "Columns"),
+    *("PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
+]
+# What pydicom raises on bytes that are no DICOM, beside errors of its own.
+_DAMAGED = (
+    *(EOFError, struct.error, zlib.error, LookupError, ValueError, TypeError, AttributeError),
+    *(NotImplementedError, ArithmeticError, RecursionError, MemoryError),
 )
+_UID = re.compile(r"[0-9]+(\.[0-9]+){4,}")
+_SHOWN = 10
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Series:
     """A CT series.
 
     Attributes:
-        name: Its folder relative to where it was looked for, numbered where a folder holds several.
-        files: Its files, in the order of their names.
+        name: Made of the folders' names below the one that was searched; no tag of the header is in it.
+        folder: Folder of its files, or the one above where they lie in several.
+        slices: In the order of their positions along the normal; of their names where positions are missing.
+        damaged: DICOM files beside them that cannot be read: slices may be missing.
     """
 
     name: str
-    files: tuple[Path, ...]
+    folder: Path
+    slices: tuple[Slice, ...]
+    damaged: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Files in the order of the slices."""
+        return tuple(found.path for found in self.slices)
+
+
+@dataclass(slots=True)
+class _Contents:
+    """What a folder holds: CT images by series, other DICOM files by modality, damaged ones, all others."""
+
+    series: dict[str, list[Slice]] = field(default_factory=dict)
+    others: Counter[str] = field(default_factory=Counter)
+    damaged: list[Path] = field(default_factory=list)
+    n_files: int = 0
+
+
+def dicom_library(name: str) -> Any:
+    """Return a module of the extra `dicom`.
+
+    Raises:
+        MskdError: If it is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise MskdError(f"DICOM needs {name.split('.')[0]}: pip install 'mskd[dicom]'") from error
 
 
 def find_series(folder: Path) -> list[Series]:
-    """Return the CT series of a folder and all folders below it, in the order of their folders.
+    """Return the CT series below a folder: of one series, one study, or many studies.
 
-    Files that are no DICOM, other kinds of images, and localisers are left out.
-    """
-    found: dict[tuple[Path, str], list[Path]] = {}
-    for file in _files(folder):
-        header = _header(file)
-        if header is None or str(header.get("SOPClassUID", "")) != CT_IMAGES:
-            continue
-        if "LOCALIZER" in header.get("ImageType", []) or "ImagePositionPatient" not in header:
-            continue
-        found.setdefault((file.parent, str(header.get("SeriesInstanceUID", ""))), []).append(file)
-    several = Counter(parent for parent, _ in found)
-    numbers: Counter[Path] = Counter()
-    series = []
-    for (parent, _), files in sorted(found.items(), key=lambda item: (item[0][0], item[1][0])):
-        place = parent.relative_to(folder)
-        name = folder.resolve().name if place == Path() else place.as_posix()
-        numbers[parent] += 1
-        series.append(Series(f"{name}-{numbers[parent]}" if several[parent] > 1 else name, tuple(sorted(files))))
-    return series
-
-
-def one_series(folder: Path, case: str) -> Series:
-    """Return the one CT series of a folder.
-
-    Raises:
-        DataError: If there is none, or there are several.
-    """
-    series = find_series(folder)
-    if len(series) != 1:
-        names = ", ".join(item.name for item in series[:5])
-        raise DataError(
-            case=case,
-            file=folder,
-            expected="one CT series (DICOM)",
-            found=f"{len(series)}: {names}" if series else "none",
-            fix="give the folder of one series" if series else "check the folder; MR, PET and others are not read",
-            code="listing.layout",
-        )
-    return series[0]
-
-
-def series_grid(series: Series, case: str) -> tuple[tuple[int, int, int], Affine]:
-    """Return shape (X, Y, Z) and affine (RAS+, mm) of a series from its headers.
-
-    Raises:
-        DataError: If its slices make no volume.
-    """
-    shape, affine, _ = _geometry(series, case)
-    return shape, affine
-
-
-def read_series(series: Series, case: str) -> tuple[npt.NDArray[Any], Affine]:
-    """Read a series.
-
-    Returns:
-        HU (columns, rows, slices), int16 where all are whole numbers that fit, else float32; affine (RAS+, mm).
-
-    Raises:
-        DataError: If its slices make no volume, or a file is damaged.
-    """
-    shape, affine, order = _geometry(series, case)
-    volume = np.empty(shape, np.float32)
-    for index, file in enumerate(order):
-        try:
-            dataset = pydicom_package().dcmread(file)
-            slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-            volume[:, :, index] = dataset.pixel_array.T * np.float32(slope) + np.float32(intercept)
-        except Exception as error:
-            raise _unusable(case, file, "a whole slice", f"{type(error).__name__}: {error}") from error
-    if np.array_equal(volume, np.rint(volume)) and volume.min() >= -(2**15) and volume.max() < 2**15:
-        return volume.astype(np.int16), affine
-    return volume, affine
-
-
-def series_digest(series: Series) -> str:
-    """Return a digest of the content of a series, whatever its files are called."""
-    digests = []
-    for file in series.files:
-        with file.open("rb") as stream:
-            digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
-    return hashlib.sha256("".join(sorted(digests)).encode()).hexdigest()
-
-
-def write_series(folder: Path, scan_hu: npt.NDArray[Any], affine: Affine) -> Series:
-    """Write a scan as an anonymous axial CT series, for what has to refer to one; equal scans give equal identifiers.
+    Files are known by their headers, not by their names. DICOMDIR, other modalities, segmentations, structured
+    reports and localizers are left out. The order is that of the files' paths.
 
     Args:
-        folder: Folder to write, replaced as a whole.
-        scan_hu: (X, Y, Z) in any axes; rounded to whole HU.
-        affine: 4 × 4, voxel index → world mm, RAS+.
+        folder: Where to search, through all levels.
+
+    Raises:
+        DataError: If the folder or a file in it cannot be opened.
+        MskdError: If what reads DICOM is not installed.
     """
-    pydicom, highdicom = pydicom_package(), highdicom_package()
-    hu = np.clip(np.rint(scan_hu), -(2**15), 2**15 - 1).astype(np.int16)
-    identity = hashlib.sha256(hu.tobytes() + np.round(affine, 4).tobytes()).hexdigest()
-    uids = {
-        part: pydicom.uid.generate_uid(entropy_srcs=[identity, part])
-        for part in ("study", "series", "frame of reference")
-    }
-    volume = highdicom.Volume(hu, LPS_TO_RAS @ affine, "PATIENT").to_patient_orientation("HPL")
-    orientation = [float(v) for v in volume.get_plane_orientation()[0].ImageOrientationPatient]
-    files = []
-    with atomic_path(folder) as part:
-        part.mkdir()
-        for index in range(volume.spatial_shape[0]):
-            name = f"{index:04d}.dcm"
-            meta = pydicom.dataset.FileMetaDataset()
-            meta.MediaStorageSOPClassUID = CT_IMAGES
-            meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[identity, str(index)])
-            meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-            dataset = pydicom.Dataset()
-            dataset.file_meta = meta
-            pixels = np.ascontiguousarray(volume.array[index])
-            fields = {
-                "SOPClassUID": CT_IMAGES,
-                "SOPInstanceUID": meta.MediaStorageSOPInstanceUID,
-                "StudyInstanceUID": uids["study"],
-                "SeriesInstanceUID": uids["series"],
-                "FrameOfReferenceUID": uids["frame of reference"],
-                "Modality": "CT",
-                "ImageType": ["DERIVED", "SECONDARY", "AXIAL"],
-                "PatientName": "Anonymous^",
-                "PatientID": "anonymous",
-                "PatientBirthDate": "",
-                "PatientSex": "",
-                "StudyDate": "",
-                "StudyTime": "",
-                "StudyID": "",
-                "AccessionNumber": "",
-                "ReferringPhysicianName": "",
-                "Manufacturer": "mskd",
-                "SeriesNumber": 1,
-                "InstanceNumber": index + 1,
-                "PositionReferenceIndicator": "",
-                "ImagePositionPatient": [_decimal(v) for v in volume.get_plane_position(index)[0].ImagePositionPatient],
-                "ImageOrientationPatient": [_decimal(v) for v in orientation],
-                "PixelSpacing": [_decimal(v) for v in volume.pixel_spacing],
-                "SliceThickness": _decimal(volume.spacing_between_slices),
-                "SamplesPerPixel": 1,
-                "PhotometricInterpretation": "MONOCHROME2",
-                "Rows": pixels.shape[0],
-                "Columns": pixels.shape[1],
-                "BitsAllocated": 16,
-                "BitsStored": 16,
-                "HighBit": 15,
-                "PixelRepresentation": 1,
-                "RescaleIntercept": 0,
-                "RescaleSlope": 1,
-                "RescaleType": "HU",
-                "KVP": None,
-                "AcquisitionNumber": None,
-            }
-            for field, value in fields.items():
-                setattr(dataset, field, value)
-            dataset.PixelData = pixels.tobytes()
-            pydicom.dcmwrite(part / name, dataset, enforce_file_format=True)
-            files.append(folder / name)
-    return Series(folder.name, tuple(files))
+    return _named(folder, _contents(folder))
 
 
-def _geometry(series: Series, case: str) -> tuple[tuple[int, int, int], Affine, list[Path]]:
-    """Return shape, affine and files in the order of the slices."""
-    headers = [(file, _header(file)) for file in series.files]
-    slices = [(file, header) for file, header in headers if header is not None]
-    first = slices[0][1]
-    for file, header in slices:
-        for field in ("Rows", "Columns", "PixelSpacing", "ImageOrientationPatient"):
-            if field not in header:
-                raise _unusable(case, file, f"a slice with {field}", "none")
-            if not np.allclose(
-                np.asarray(header[field].value, float), np.asarray(first[field].value, float), atol=1e-4
-            ):
-                raise _unusable(
-                    case, file, f"{field} of the other slices, {first[field].value}", str(header[field].value)
-                )
-    across, down = np.asarray(first.ImageOrientationPatient, float).reshape(2, 3)
-    normal = np.cross(across, down)
-    places = np.array([np.asarray(header.ImagePositionPatient, float) for _, header in slices])
-    heights = places @ normal
-    order = np.argsort(heights, kind="stable")
-    place = series.files[0].parent
-    if len(slices) < 2:
-        raise _unusable(case, place, "two slices at least", f"{len(slices)}")
-    steps = np.diff(heights[order])
-    step = float(np.median(steps))
-    if steps.min() < UNEVEN * max(step, 1e-3):
-        raise _unusable(case, place, "one slice at each position", "several at one (another phase, or a slice twice)")
-    if np.abs(steps - step).max() > UNEVEN * step:
-        missing = int(np.rint(steps / steps.min()).sum()) - len(steps)
-        found = f"distances from {steps.min():.3f} to {steps.max():.3f} mm" + (
-            f"; {missing} missing" if missing else ""
+def read_series(source: Path | Series, case: str) -> tuple[npt.NDArray[Any], Affine]:
+    """Read a CT series.
+
+    Args:
+        source: A series, or a folder that holds one.
+        case: Case id, for messages.
+
+    Returns:
+        Array (X, Y, Z) in HU: columns, rows and slices in the direction of the normal; int16, or float32 where the
+        values are no whole numbers of that range. And its 4 × 4 affine (voxel index → world mm, RAS+).
+
+    Raises:
+        DataError: If there is no series or several; if slices are missing, unevenly spaced, twice there, of different
+            shape, spacing or orientation, stacked askew (gantry tilt), in one multi-frame file, or damaged.
+        MskdError: If what reads DICOM is not installed.
+    """
+    series = single_series(source, case)
+    shape, affine = _grid(series, case)
+    return _voxels(series, shape, case), affine
+
+
+def read_series_grid(source: Path | Series, case: str) -> tuple[Shape, Affine]:
+    """Return shape and affine of a series as `read_series` does, without reading its voxels.
+
+    Raises:
+        DataError: As `read_series`, apart from files whose voxels alone are damaged.
+        MskdError: If what reads DICOM is not installed.
+    """
+    return _grid(single_series(source, case), case)
+
+
+def single_series(source: Path | Series, case: str) -> Series:
+    """Return a series as it is, or the only one of a folder.
+
+    Raises:
+        DataError: If a folder holds no CT series, or several.
+        MskdError: If what reads DICOM is not installed.
+    """
+    if isinstance(source, Series):
+        return source
+    contents = _contents(source)
+    found = _named(source, contents)
+    if not found:
+        raise DataError(
+            case=case,
+            file=source,
+            expected="a CT series in DICOM files",
+            found=_account(contents),
+            fix="give the folder that holds the CT images",
         )
-        raise _unusable(case, place, "slices at even distances", found)
-    drift = np.diff(places[order], axis=0) - steps[:, None] * normal
-    if np.abs(drift).max() > UNEVEN * step + 1e-3:
-        raise _unusable(case, place, "slices above each other", "a shift from slice to slice (tilted gantry)")
-    between_rows, between_columns = (float(v) for v in first.PixelSpacing)
-    in_lps = np.eye(4)
-    in_lps[:3, 0], in_lps[:3, 1] = across * between_columns, down * between_rows
-    in_lps[:3, 2] = normal * (heights[order[-1]] - heights[order[0]]) / (len(slices) - 1)
-    in_lps[:3, 3] = places[order[0]]
-    affine = LPS_TO_RAS @ in_lps
-    return (int(first.Columns), int(first.Rows), len(slices)), affine, [slices[i][0] for i in order]
+    if len(found) > 1:
+        named = [f"{series.name} ({len(series.slices)} files)" for series in found[:_SHOWN]]
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise DataError(
+            case=case,
+            file=source,
+            expected="one CT series",
+            found=f"{len(found)}: {', '.join(named)}{more}",
+            fix="give the folder of the one that is meant; where it shares a folder with others, move its files to "
+            "a folder of their own",
+        )
+    return found[0]
 
 
-def _header(file: Path) -> Dataset | None:
-    """Return the few tags that are looked at, None for a file that is no DICOM."""
-    pydicom = pydicom_package()
+def _contents(folder: Path) -> _Contents:
+    found = _Contents()
+    for path in files_below(folder):
+        found.n_files += 1
+        if _is_dicom(path):
+            _add(found, path)
+        elif path.suffix.lower() == ".dcm":
+            found.damaged.append(path)
+    return found
+
+
+def _is_dicom(path: Path) -> bool:
     try:
-        dataset: Dataset = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(HEADER))
-    except (pydicom.errors.InvalidDicomError, EOFError, OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None
-    return dataset
+        with path.open("rb") as stream:
+            return stream.read(132)[128:] == b"DICM"
+    except OSError as error:
+        raise DataError(
+            case="-",
+            file=path,
+            expected="a file that can be read",
+            found=(error.strerror or type(error).__name__).lower(),
+            fix="mend the permissions, or the disk",
+        ) from error
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        yield from (
-            Path(parent, name) for name in sorted(names) if not name.startswith(".") and Path(parent, name).is_file()
-        )
+def _add(found: _Contents, path: Path) -> None:
+    """Read the header of a DICOM file and put the file where it belongs."""
+    pydicom = dicom_library("pydicom")
+    try:
+        # What is odd in a header but of no use here is not worth a warning, which could quote it.
+        with pydicom.config.disable_value_validation(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_TAGS)
+            kind = str(header.file_meta.get("MediaStorageSOPClassUID", "") or header.get("SOPClassUID", ""))
+            modality = str(header.get("Modality") or "")
+            if not kind:
+                found.damaged.append(path)
+            elif kind not in (_CT, *_MULTI_FRAME_CT) or modality not in ("CT", ""):
+                if kind != _DIRECTORY:
+                    found.others[modality if modality.isalnum() else "unknown modality"] += 1
+            elif "LOCALIZER" in (header.get("ImageType") or ()):
+                found.others["CT localizer"] += 1
+            else:
+                uid, image = str(header["SeriesInstanceUID"].value), _slice(path, header, kind)
+                found.series.setdefault(uid, []).append(image)
+    except (pydicom.errors.InvalidDicomError, pydicom.errors.BytesLengthException, *_DAMAGED):
+        found.damaged.append(path)
 
 
-def _decimal(value: Any) -> str:
-    """Return a number as DICOM writes decimals: at most 16 characters."""
-    from pydicom.valuerep import format_number_as_ds
-
-    return str(format_number_as_ds(float(value)))
-
-
-def _unusable(case: str, file: Path, expected: str, found: str) -> DataError:
-    return DataError(
-        case=case,
-        file=file,
-        expected=expected,
-        found=found,
-        fix="fetch the series again, or convert it with a tool that resamples, and check the result",
-        code="file.damaged",
+def _slice(path: Path, header: Any, kind: str) -> Slice:
+    return Slice(
+        path=path,
+        shape=(int(header.Rows), int(header.Columns)),
+        spacing_mm=_numbers(header, "PixelSpacing", 2),
+        position_mm=_numbers(header, "ImagePositionPatient", 3),
+        orientation=_numbers(header, "ImageOrientationPatient", 6),
+        multi_frame=kind in _MULTI_FRAME_CT or int(header.get("NumberOfFrames") or 1) > 1,
     )
 
 
-def pydicom_package() -> Any:
-    """Return pydicom.
-
-    Raises:
-        MskdError: If it is not installed.
-    """
-    try:
-        import pydicom
-        import pydicom.uid
-    except ImportError as error:
-        raise MskdError("DICOM needs pydicom and highdicom: pip install 'mskd[dicom]'") from error
-    return pydicom
+def _numbers(header: Any, tag: str, count: int) -> tuple[float, ...]:
+    """Return the numbers of a tag, empty where it does not hold so many finite ones."""
+    value = header.get(tag)
+    numbers = () if value is None or isinstance(value, (str, float)) else tuple(float(number) for number in value)
+    return numbers if len(numbers) == count and np.isfinite(numbers).all() else ()
 
 
-def highdicom_package() -> Any:
-    """Return highdicom.
+def _named(root: Path, contents: _Contents) -> list[Series]:
+    """Return series in the order of their first files, each with a name of its own."""
+    groups = sorted(contents.series.values(), key=lambda group: _path_key(group[0].path.relative_to(root)))
+    folders = [Path(commonpath([found.path.parent for found in group])) for group in groups]
+    names = [_name(root, folder) for folder in folders]
+    counts, taken = Counter(names), set(names)
+    result = []
+    for group, folder, name in zip(groups, folders, names, strict=True):
+        unique = name
+        if counts[name] > 1:
+            unique = next(f"{name}-{n}" for n in range(1, len(taken) + 2) if f"{name}-{n}" not in taken)
+            taken.add(unique)
+        inside = {found.path.parent for found in group}
+        damaged = tuple(path for path in contents.damaged if path.parent in inside)
+        result.append(Series(unique, folder, tuple(ordered(group)), damaged))
+    return result
 
-    Raises:
-        MskdError: If it is not installed.
-    """
-    try:
-        import highdicom
-    except ImportError as error:
-        raise MskdError("DICOM needs pydicom and highdicom: pip install 'mskd[dicom]'") from error
-    return highdicom
+
+def _path_key(path: Path) -> list[Any]:
+    return [natural_key(part) for part in path.parts]
+
+
+def _name(root: Path, folder: Path) -> str:
+    """Return a name made of the folders from the root to a series; folders named by a UID are left out."""
+    parts = folder.relative_to(root).parts or (folder.resolve().name,)
+    name = "_".join(re.sub(r"[^\w.+-]", "_", part) for part in parts if not _UID.search(part))
+    while len(name.encode()) > MAX_NAME_BYTES - 10:  # leaves room for the counter
+        name = name[:-1]
+    return name.strip("._-") or "series"
+
+
+def _account(contents: _Contents) -> str:
+    """Return what a folder without a CT series holds."""
+    parts = [f"{count} of {kind}" for kind, count in sorted(contents.others.items())]
+    if contents.damaged:
+        parts.append(f"{len(contents.damaged)} damaged, such as {contents.damaged[0].name}")
+    return f"DICOM files: {', '.join(parts)}" if parts else f"no DICOM image among {contents.n_files} files"
+
+
+def _grid(series: Series, case: str) -> tuple[Shape, Affine]:
+    if series.damaged:
+        raise _damaged(case, series.damaged[0], "a header that cannot be read")
+    return stack_grid(series.slices, series.folder, case)
+
+
+def _voxels(series: Series, shape: Shape, case: str) -> npt.NDArray[Any]:
+    sitk = dicom_library("SimpleITK")
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO("GDCMImageIO")
+    array: npt.NDArray[Any] = np.empty(shape, np.int16, order="F")
+    whole = np.iinfo(np.int16)
+    for index, path in enumerate(series.files):
+        reader.SetFileName(str(path))
+        try:
+            plane = sitk.GetArrayFromImage(reader.Execute())  # (1, rows, columns)
+        except RuntimeError as error:
+            raise _damaged(case, path, str(error).strip().splitlines()[-1].replace(str(path), path.name)) from error
+        if plane.size != shape[0] * shape[1]:
+            raise _damaged(case, path, f"values of shape {plane.shape}")
+        plane = plane.reshape(shape[1], shape[0])
+        fits = plane.dtype.kind in "iu" and plane.min() >= whole.min and plane.max() <= whole.max
+        if array.dtype == np.int16 and not fits:
+            array = array.astype(np.float32, order="F")
+        array[:, :, index] = plane.T
+    return array
+
+
+def _damaged(case: str, path: Path, found: str) -> DataError:
+    return DataError(
+        case=case,
+        file=path,
+        expected="a complete DICOM image with one value per pixel, in a transfer syntax that GDCM decodes",
+        found=found,
+        fix="fetch the file again, or leave the case out of the split",
+    )

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 Affine = npt.NDArray[np.float64]
 Shape = tuple[int, int, int]
+MAX_VOXELS = 2**31  # a header that claims more is refused before memory is allocated
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,21 @@ class Geometry:
         return np.asarray(nib.apply_orientation(canonical, back))
 
 
-def turned(array: npt.NDArray[Any], affine: Affine, onto: Affine) -> npt.NDArray[Any]:
-    """Return a view of an array with the order and direction of its axes changed to those of another affine.
+def reorient(array: npt.NDArray[Any], affine: Affine, like: Affine) -> tuple[npt.NDArray[Any], Affine]:
+    """Turn an array to the order and the directions of another grid's axes; no voxel is interpolated.
 
     Args:
-        array: (X, Y, Z) in the axes of `affine`.
+        array: (X, Y, Z).
         affine: Its affine.
-        onto: Affine whose axes are wanted.
+        like: Affine of the other grid; its origin does not matter.
+
+    Returns:
+        A view of the array, and its affine: every voxel stays where it is in the world.
     """
-    change = nib.orientations.ornt_transform(nib.io_orientation(affine), nib.io_orientation(onto))
-    return np.asarray(nib.apply_orientation(array, change))
+    # Relative to the other grid, so that oblique grids turn like straight ones.
+    turn = nib.io_orientation(np.linalg.inv(like) @ affine)
+    back = nib.orientations.inv_ornt_aff(turn, array.shape)
+    return np.asarray(nib.apply_orientation(array, turn)), np.asarray(affine @ back, np.float64)
 
 
 _IDENTITY = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])

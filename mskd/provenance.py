@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mskd import __version__
+from mskd.datasets.folders import files_below
 
 RECORDED_PACKAGES = (
     "dynamic_network_architectures",
@@ -38,7 +39,17 @@ def content_key(**parts: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes."""
+    """Return the SHA-256 of a file's bytes; of a folder (a DICOM series) that of its files' names and bytes in order.
+
+    Hidden and system files of a folder do not count.
+
+    Raises:
+        OSError: If a file cannot be read.
+        DataError: If a folder cannot be read.
+    """
+    if path.is_dir():
+        contents = [(file.relative_to(path).as_posix(), file_digest(file)) for file in files_below(path)]
+        return hashlib.sha256(json.dumps(contents).encode()).hexdigest()
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 

@@ -10,10 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from mskd.cases import Case
-from mskd.datasets.case import LabelFile
+from mskd.datasets.case import LabelGrid
 from mskd.errors import DataError
-from mskd.geometry import Affine, turned
-from mskd.scans import read_labels, read_scan_grid, require_shape
+from mskd.geometry import Affine, reorient
+from mskd.scans import read_labels, read_scan_grid
+
+STEP_TOLERANCE = 0.01
+"""Most by which a step along an axis may differ, in spacings, where labels lie on their scan by orientation alone."""
 
 
 def read_case_labels(
@@ -40,9 +43,9 @@ def read_case_labels(
     labels = np.zeros(shape, np.uint8)
     for file in case.labels:
         if file.organ is None:
-            labels = _read(file, case.id, label_map, shape, affine)
+            labels = _read(file.path, case.id, label_map, shape, affine, file.grid)
         elif file.organ in structures:
-            mask = _read(file, case.id, {1: 1}, shape, affine)
+            mask = _read(file.path, case.id, {1: 1}, shape, affine, file.grid)
             labels[mask > 0] = structures[file.organ]
     return labels
 
@@ -63,7 +66,7 @@ def read_withheld_labels(
             found="a dataset without them",
             fix="write `withheld: true` for datasets that have `withheld/<case>.nii.gz`",
         )
-    return _read(LabelFile(case.withheld), case.id, label_map, shape, affine)
+    return _read(case.withheld, case.id, label_map, shape, affine)
 
 
 def read_reference(
@@ -90,15 +93,19 @@ def read_reference(
 
 
 def _read(
-    file: LabelFile, case: str, values: Mapping[int, int], shape: tuple[int, ...], affine: Affine
+    path: Path,
+    case: str,
+    values: Mapping[int, int],
+    shape: tuple[int, ...],
+    affine: Affine,
+    grid: LabelGrid = "scan",
 ) -> npt.NDArray[np.uint8]:
-    found_shape, found = read_scan_grid(file.path, case)
-    if not file.reorient:
-        require_affine(found, file.path, case, affine)
-        return read_labels(file.path, case, values, shape)
-    labels = turned(read_labels(file.path, case, values, found_shape), found, affine)
-    require_shape(labels.shape, file.path, case, shape)
-    return np.ascontiguousarray(labels)
+    found_shape, found = read_scan_grid(path, case)
+    if grid == "orientation":
+        labels = read_labels(path, case, values, found_shape)
+        return onto_scan(labels, found, path, case, shape, affine)
+    require_affine(found, path, case, affine)
+    return read_labels(path, case, values, shape)
 
 
 def require_affine(found: Affine, path: Path, case: str, affine: Affine) -> None:
@@ -113,3 +120,28 @@ def require_affine(found: Affine, path: Path, case: str, affine: Affine) -> None
             fix="resample the labels onto the scan, or repair the header that is wrong",
             code="label.affine",
         )
+
+
+def onto_scan(
+    labels: npt.NDArray[Any], found: Affine, path: Path, case: str, shape: tuple[int, ...], affine: Affine
+) -> npt.NDArray[Any]:
+    """Return labels whose origin is not that of their scan, turned to its axes.
+
+    Raises:
+        DataError: If they do not fit the scan even so.
+    """
+    turned, turned_affine = reorient(labels, found, affine)
+    size, wanted = turned.shape, tuple(shape)
+    step, wanted_step = turned_affine[:3, :3], affine[:3, :3]
+    spacing_mm = np.linalg.norm(wanted_step, axis=0)
+    if size != wanted or (np.linalg.norm(step - wanted_step, axis=0) > STEP_TOLERANCE * spacing_mm).any():
+        raise DataError(
+            case=case,
+            file=path,
+            expected=f"the shape of its scan, {wanted}, and its steps along the axes, "
+            f"{np.round(wanted_step, 3).tolist()} mm, once axes are put in the scan's order and direction",
+            found=f"shape {size} and steps {np.round(step, 3).tolist()} mm",
+            fix="check that scan and labels belong together, or resample the labels onto the scan",
+            code="label.affine",
+        )
+    return turned

@@ -14,14 +14,13 @@ import nibabel as nib
 import numpy as np
 import numpy.typing as npt
 
-from mskd.dicom import Series, one_series, read_series, series_digest, series_grid
+from mskd.dicom import Series, read_series, read_series_grid
 from mskd.errors import DataError
-from mskd.geometry import Affine
-from mskd.provenance import file_digest
+from mskd.geometry import MAX_VOXELS, Affine
+from mskd.provenance import content_key, file_digest
 
 IGNORE_VALUE = 255
 _DAMAGED = (OSError, EOFError, OverflowError, zlib.error, ValueError)
-MAX_VOXELS = 2**31  # a header that claims more is refused before memory is allocated
 
 
 def read_scan(path: Path | Series, case: str) -> tuple[npt.NDArray[Any], Affine]:
@@ -35,10 +34,12 @@ def read_scan(path: Path | Series, case: str) -> tuple[npt.NDArray[Any], Affine]
         Array (X, Y, Z) in the file's own axes and dtype (slope and intercept applied), and its 4 × 4 affine.
 
     Raises:
-        DataError: If the file is missing, damaged, not three-dimensional, not finite, or has no usable affine.
+        DataError: If the file is missing, damaged, not three-dimensional, not finite, or has no usable affine; if the
+            folder does not hold one sound CT series.
+        MskdError: If what reads DICOM is not installed.
     """
     if isinstance(path, Series) or path.is_dir():
-        return read_series(path if isinstance(path, Series) else one_series(path, case), case)
+        return read_series(path, case)
     array, affine = _read(path, case)
     require_finite(array, path, case)
     return array, affine
@@ -140,10 +141,11 @@ def read_scan_grid(path: Path, case: str) -> tuple[tuple[int, ...], Affine]:
     """Return shape and affine of a file, or of a folder with one DICOM series, without reading its voxels.
 
     Raises:
-        DataError: If the file cannot be read.
+        DataError: If the file or folder cannot be read.
+        MskdError: If what reads DICOM is not installed.
     """
     if path.is_dir():
-        return series_grid(one_series(path, case), case)
+        return read_series_grid(path, case)
     return _open(path, case)[1:]
 
 
@@ -154,8 +156,8 @@ def scan_digest(scan: Path | Series, case: str) -> str:
         DataError: If it cannot be read.
     """
     try:
-        if isinstance(scan, Series) or scan.is_dir():
-            return series_digest(scan if isinstance(scan, Series) else one_series(scan, case))
+        if isinstance(scan, Series):
+            return content_key(files=sorted(file_digest(file) for file in scan.files))
         return file_digest(scan)
     except OSError as error:
         raise DataError(

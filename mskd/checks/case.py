@@ -16,8 +16,8 @@ from mskd.checks.intensities import intensity_problem, measure
 from mskd.checks.labels import MAX_VALUES, Tally, organ_problems, organ_tallies, tally
 from mskd.datasets.case import LabelFile, check_case_name
 from mskd.errors import DataError
-from mskd.geometry import Affine, turned
-from mskd.reference import require_affine
+from mskd.geometry import Affine
+from mskd.reference import onto_scan, require_affine
 from mskd.scans import read_scan, read_scan_grid, read_stored, require_finite, require_shape
 
 BACKGROUND, IGNORE = "background", "ignore"  # as mskd.config.data, which a worker need not import
@@ -175,8 +175,8 @@ def _check_label(
             _note(result, files, path, problem)
         if (slope, intercept) != (1.0, 0.0):  # rare, and any precision that is lost would look like a fraction
             stored = stored * slope + intercept
-        if label.reorient and grid is not None:
-            stored, affine = turned(stored, affine, grid[1]), grid[1]
+        if label.grid == "orientation" and grid is not None:
+            stored, affine = onto_scan(stored, affine, path, files.id, *grid), grid[1]
         usable = grid is None or _same_grid(files, path, (stored.shape, affine), grid, result)
         counts = tally(stored, path, files.id)
     except DataError as error:

@@ -12,6 +12,8 @@ from mskd.errors import DataError
 
 Split = Literal["train", "val", "test"]
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+LabelGrid = Literal["scan", "orientation"]
+LABEL_GRIDS: tuple[LabelGrid, ...] = ("scan", "orientation")
 
 MAX_NAME_BYTES = 150
 """Longest case name; file systems allow 255 bytes, and stores and predictions add suffixes of their own."""
@@ -26,13 +28,18 @@ class LabelFile:
     Attributes:
         path: The file.
         organ: None for a label map with several values; otherwise the structure that a binary file shows.
-        reorient: Its axes are those that its header says, but its place is not: it is turned onto the axes of the scan
-            and takes the scan's place.
+        grid: `scan` where the file's affine is that of its scan. `orientation` where only the order and the
+            direction of its axes are right and its origin is not: it is turned to the axes of the scan.
     """
 
     path: Path
     organ: str | None = None
-    reorient: bool = False
+    grid: LabelGrid = "scan"
+
+    @property
+    def role(self) -> str:
+        """How the file is used, for keys: the same file read in another way is another input."""
+        return f"label:{self.organ or ''}" + ("" if self.grid == "scan" else f"@{self.grid}")
 
 
 @dataclass(frozen=True, slots=True)

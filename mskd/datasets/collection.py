@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 
 from mskd.console import printable
-from mskd.datasets.case import LabelFile, RawCase, Split, check_case_name, natural_key
+from mskd.datasets.case import LabelFile, LabelGrid, RawCase, Split, check_case_name, natural_key
 from mskd.errors import ConfigError, DataError
 
 WHOLE_DATASET = "(all)"
@@ -106,6 +106,7 @@ class CaseCollection:
         expected_image: Callable[[str], object],
         native_split: Split | None = None,
         rename: Callable[[str], str] = str,
+        grid: LabelGrid = "scan",
     ) -> None:
         """Add images and labels that share a key; an image or a label alone is a fault.
 
@@ -116,10 +117,11 @@ class CaseCollection:
             expected_image: Where the image of a key should lie, for messages.
             native_split: The split that the layout states for these cases.
             rename: Turns a key into the case's name.
+            grid: How the labels lie on their scans.
         """
         for key, image in images.items():
             if key in labels:
-                self.add(rename(key), image, (LabelFile(labels[key]),), native_split)
+                self.add(rename(key), image, (LabelFile(labels[key], grid=grid),), native_split)
             else:
                 self.add_unlabelled(rename(key), image, expected_label(key), native_split)
         for key in labels.keys() - images.keys():

@@ -35,6 +35,27 @@ def subfolders(folder: Path) -> list[Path]:
     return [Path(entry.path) for entry in _scan(folder) if entry.is_dir()]
 
 
+def files_below(folder: Path) -> list[Path]:
+    """Return the files in a folder and in all folders below it, in the order of `entries`, files before folders.
+
+    Links to folders count; one that leads back to a folder that was passed is not followed again.
+
+    Raises:
+        DataError: A folder cannot be read.
+    """
+    found: list[Path] = []
+    pending, passed = [folder], set()
+    while pending:
+        here = pending.pop()
+        real = here.resolve()
+        if real in passed:
+            continue
+        passed.add(real)
+        found += files(here)
+        pending += reversed(subfolders(here))
+    return found
+
+
 def _scan(folder: Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as found:

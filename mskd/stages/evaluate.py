@@ -66,9 +66,9 @@ def evaluate(study: Study, method: str, run: str, dataset: str) -> None:
 
 
 def _reference(case: Case) -> list[str]:
-    """Return digests of the files that predictions are compared with."""
-    files = [label.path for label in case.labels] + ([case.withheld] if case.withheld else [])
-    return [file_digest(path) for path in files]
+    """Return roles and digests of the files that predictions are compared with."""
+    digests = [f"{label.role} {file_digest(label.path)}" for label in case.labels]
+    return digests + ([f"withheld {file_digest(case.withheld)}"] if case.withheld else [])
 
 
 def _stored(path: Path, key: str) -> tuple[list[OrganScore], float] | None:

@@ -24,8 +24,8 @@ import torch
 
 from mskd.console import log, progress
 from mskd.device import pick_device
-from mskd.dicom import Series, write_series
-from mskd.dicom_segmentation import write_segmentation
+from mskd.dicom import Series
+from mskd.dicom_segmentation import write_segmentation, write_series
 from mskd.errors import ConfigError, DataError, MskdError
 from mskd.leaves import stage_code
 from mskd.measurements import organ_measurements
@@ -186,10 +186,10 @@ def _predict_source(model: Model, source: ScanSource, record: Path, wanted: Want
     if wanted.dicom_seg:
         if series is None:
             folder = record.parent / f"{source.name}_series"
-            series = write_series(folder, scan_hu, affine)
+            series = write_series(folder, scan_hu, affine, source.name)
         path = record.parent / f"{source.name}.seg.dcm"
         with atomic_path(path) as part:
-            write_segmentation(part, said.labels, affine, model.labels, series)
+            write_segmentation(part, said.labels, affine, model.labels, series, source.name)
         written.append(path)
     write_json(
         record,

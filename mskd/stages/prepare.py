@@ -76,7 +76,7 @@ def _prepare_case(study: Study, case: Case, layout: Layout) -> dict[str, object]
 
 
 def _input_digests(case: Case) -> dict[str, str]:
-    files = {"image": case.image, **{f"label:{f.organ or ''}": f.path for f in case.labels}}
+    files = {"image": case.image, **{f.role: f.path for f in case.labels}}
     if case.withheld is not None:
         files["withheld"] = case.withheld
     digests = {}

@@ -381,6 +381,13 @@ class TestTable:
         assert case.image == image
         assert case.labels == (LabelFile(tmp_path / "masks/a liver.nii.gz", "liver"),)
 
+    def test_labels_that_lie_by_orientation(self, tmp_path: Path) -> None:
+        file = self.table(tmp_path, "case,image,label\na,dicom/b,masks/a.nii.gz")
+        (case,) = find_cases("table", file, {"label_grid": "orientation"})
+        assert case.labels == (LabelFile(tmp_path / "masks/a.nii.gz", grid="orientation"),)
+        with pytest.raises(ConfigError, match="label_grid: 'affine' is not one of scan, orientation"):
+            find_cases("table", file, {"label_grid": "affine"})
+
     @pytest.mark.parametrize(
         ("text", "said"),
         [

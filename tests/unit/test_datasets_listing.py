@@ -19,7 +19,7 @@ from mskd.errors import ConfigError, DataError
 
 EXPECTED = [
     *("abdomenatlas", "amos", "btcv", "flare22", "kits", "lits", "msd"),
-    *("nnunet", "single", "table", "totalsegmentator"),
+    *("nih_pancreas", "nnunet", "single", "table", "totalsegmentator"),
 ]
 OPTIONS = {"single": {"image": "ct.nii.gz"}}
 

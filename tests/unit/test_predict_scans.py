@@ -265,33 +265,32 @@ def test_the_python_function_does_the_same(model: Path, tmp_path: Path) -> None:
 
 
 def test_dicom_in_and_out(model: Path, tmp_path: Path) -> None:
-    from mskd.dicom import write_series
-    from mskd.dicom_segmentation import read_segmentation
+    from mskd.dicom_segmentation import read_segmentation, write_series
 
-    write_series(tmp_path / "studies" / "p1" / "ct", scan(), AFFINE)
-    write_series(tmp_path / "studies" / "p2" / "ct", scan() + np.int16(3), AFFINE)
+    write_series(tmp_path / "studies" / "p1" / "ct", scan(), AFFINE, "p1")
+    write_series(tmp_path / "studies" / "p2" / "ct", scan() + np.int16(3), AFFINE, "p2")
     out = tmp_path / "out"
     assert run(model, tmp_path / "studies", out, Wanted(dicom_seg=True)) == []
     assert sorted(p.name for p in out.glob("*.nii.gz")) == ["p1_ct.nii.gz", "p2_ct.nii.gz"]
     plain = np.asarray(nib.as_closest_canonical(nib.load(out / "p1_ct.nii.gz")).dataobj)
     direct = nib.Nifti1Image(segment(load_model(model), scan(), AFFINE), AFFINE)
     assert np.array_equal(plain, np.asarray(nib.as_closest_canonical(direct).dataobj))
-    labels, affine, _ = read_segmentation(out / "p1_ct.seg.dcm")
-    seen = np.asarray(nib.as_closest_canonical(nib.Nifti1Image(labels, affine)).dataobj)
-    assert {v: int((seen == v).sum()) for v in (1, 2)} == {v: int((plain == v).sum()) for v in (1, 2)}
+    found = read_segmentation(out / "p1_ct.seg.dcm", tmp_path / "studies" / "p1", "p1")
+    seen = nib.as_closest_canonical(nib.Nifti1Image(found.labels, found.affine))
+    assert np.array_equal(np.asarray(seen.dataobj), plain)
 
 
 def test_a_segmentation_of_a_nifti_scan_comes_with_its_series(model: Path, tmp_path: Path) -> None:
-    from mskd.dicom import one_series, read_series
+    from mskd.dicom import read_series
     from mskd.dicom_segmentation import read_segmentation
 
     run(model, save(tmp_path / "a.nii.gz"), tmp_path / "out", Wanted(dicom_seg=True))
-    array, affine = read_series(one_series(tmp_path / "out" / "a_series", "a"), "a")
+    array, affine = read_series(tmp_path / "out" / "a_series", "a")
     ours = nib.as_closest_canonical(nib.Nifti1Image(array, affine))
     np.testing.assert_allclose(ours.affine, nib.as_closest_canonical(nib.load(tmp_path / "a.nii.gz")).affine, atol=1e-3)
     assert np.array_equal(ours.dataobj, nib.as_closest_canonical(nib.load(tmp_path / "a.nii.gz")).dataobj)
-    _, _, names = read_segmentation(tmp_path / "out" / "a.seg.dcm")
-    assert list(names) == ["liver", "spleen"]
+    found = read_segmentation(tmp_path / "out" / "a.seg.dcm", tmp_path / "out" / "a_series", "a")
+    assert list(found.names) == ["liver", "spleen"]
 
 
 def names(source: Path) -> list[str]:

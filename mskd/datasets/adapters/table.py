@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
-from mskd.datasets.case import LabelFile, RawCase
-from mskd.datasets.collection import WHOLE_DATASET, CaseCollection
+from mskd.datasets.case import LABEL_GRIDS, LabelFile, LabelGrid, RawCase
+from mskd.datasets.collection import WHOLE_DATASET, CaseCollection, choice
 from mskd.datasets.tables import read_table, split_value
 from mskd.errors import DataError
 
@@ -27,7 +28,10 @@ EXAMPLE = """\
 path: /data/cases.csv
 label_map: {1: liver}
 split: {kind: native}               # the column split; kind: hash without it"""
-OPTIONS: dict[str, str] = {}
+OPTIONS = {
+    "label_grid": "scan (default): labels have the affine of their scan; orientation: only the order and the direction "
+    "of their axes are right, and they are turned to those of the scan",
+}
 
 _BINARY = "label:"
 
@@ -45,16 +49,17 @@ def find_cases(root: Path, options: Mapping[str, str]) -> list[RawCase]:
             found=f"columns {', '.join(rows[0])}",
             fix="add the column; leave its cells empty for cases without label",
         )
+    grid = cast(LabelGrid, choice(options, "label_grid", LABEL_GRIDS, "scan"))
     for row in rows:
-        _add_row(cases, root, row, columns)
+        _add_row(cases, root, row, columns, grid)
     return cases.finish("a table with at least one row below its header")
 
 
-def _add_row(cases: CaseCollection, table: Path, row: Mapping[str, str], columns: list[str]) -> None:
+def _add_row(cases: CaseCollection, table: Path, row: Mapping[str, str], columns: list[str], grid: LabelGrid) -> None:
     """Add the case of one row, or note which of its files is missing."""
     image = table.parent / row["image"]
     labels = [
-        LabelFile(table.parent / row[column], column.removeprefix(_BINARY) if column != "label" else None)
+        LabelFile(table.parent / row[column], column.removeprefix(_BINARY) if column != "label" else None, grid)
         for column in columns
         if row[column]
     ]
