@@ -48,7 +48,7 @@ def study_file(tmp_path: Path, **section: Any) -> Path:
 
 
 def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, ["check-data", *map(str, arguments)], env={"COLUMNS": "120"})
+    return CliRunner().invoke(app, ["check-data", *map(str, arguments)], env={"COLUMNS": "300"})
 
 
 def test_nothing_found(tmp_path: Path) -> None:
