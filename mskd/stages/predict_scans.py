@@ -98,7 +98,7 @@ def write_measurements(output: Path) -> None:
     """Gather the measurements of every record of a folder into one table, scans and organs in order."""
     rows = []
     for path in sorted(output.glob("*.json")):
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = _read_record(path)
         rows += [{"scan": record["scan"], **row} for row in record.get("measurements", [])]
     if rows:
         write_text(output / MEASUREMENTS, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
@@ -118,7 +118,10 @@ def _outcomes(
     for device in devices:
         queue.put(device)
     with ProcessPoolExecutor(
-        len(devices), mp_context=context, initializer=_start, initargs=(model_folder, output, wanted, queue)
+        len(devices),
+        mp_context=context,
+        initializer=_start,
+        initargs=(model_folder, output, wanted, queue, len(devices)),
     ) as pool:
         running = {pool.submit(_predict, source): source.name for source in sources}
         try:
@@ -156,9 +159,10 @@ class _Worker:
 _WORKER: _Worker | None = None  # of a process of the pool
 
 
-def _start(model_folder: Path, output: Path, wanted: Wanted, devices: Any) -> None:
+def _start(model_folder: Path, output: Path, wanted: Wanted, devices: Any, processes: int) -> None:
+    """Load the model in a process of the pool; all together use the cores once."""
     global _WORKER
-    torch.set_num_threads(max(1, torch.get_num_threads() // devices.qsize() if devices.qsize() else 1))
+    torch.set_num_threads(max(1, torch.get_num_threads() // processes))
     _WORKER = _Worker(model_folder, output, wanted, devices.get())
 
 
@@ -226,20 +230,29 @@ def _write_maps(
     return written
 
 
-def _stands(record: Path, key: str) -> bool:
+def _read_record(path: Path) -> dict[str, Any]:
+    """Return what a record says; nothing if it is not one of ours."""
     try:
-        data = json.loads(record.read_text(encoding="utf-8"))
-        return data["key"] == key and all(
-            file_digest(record.parent / name) == digest for name, digest in data["files"].items()
-        )
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return record if isinstance(record, dict) and {"key", "scan", "files"} <= record.keys() else {}
+
+
+def _stands(path: Path, key: str) -> bool:
+    record = _read_record(path)
+    if record.get("key") != key:
+        return False
+    try:
+        return all(file_digest(path.parent / name) == digest for name, digest in record["files"].items())
+    except OSError:  # a file is gone
         return False
 
 
 def _refuse_foreign(record: Path, name: str) -> None:
     """Refuse to replace a file that no record claims."""
     path = record.parent / f"{name}.nii.gz"
-    if path.exists() and not record.exists():
+    if path.exists() and not _read_record(record):
         raise DataError(
             case=name,
             file=path,

@@ -208,6 +208,15 @@ def test_a_file_of_somebody_else_is_not_replaced(model: Path, tmp_path: Path) ->
     assert np.array_equal(nib.load(source).dataobj, scan())
 
 
+def test_files_of_somebody_else_beside_the_results_do_no_harm(model: Path, tmp_path: Path) -> None:
+    source = save(tmp_path / "a.nii.gz")
+    (tmp_path / "out").mkdir()
+    for name, text in (("x.json", "[1, 2]"), ("y.json", "no JSON"), ("z.json", '{"measurements": [{"organ": "x"}]}')):
+        (tmp_path / "out" / name).write_text(text)
+    assert run(model, source, tmp_path / "out") == []
+    assert set(pd.read_csv(tmp_path / "out" / "measurements.csv")["scan"]) == {"a"}
+
+
 def test_a_scan_that_is_no_ct_is_refused_unless_forced(model: Path, tmp_path: Path) -> None:
     normalised = ((scan() + 1000) / 2000).astype(np.float32)
     nib.save(nib.Nifti1Image(normalised, AFFINE), tmp_path / "a.nii.gz")
