@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 CORES ?= all
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n auto
 KILLS ?= 20
 FLIPS ?= 5000
 # Chosen by hand, so that a new lock does not change results by the way; the other versions follow from it.
@@ -48,10 +48,10 @@ test: setup ## run the tests that need no cluster and no GPU
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest $(PYTEST_ARGS)
 
 test-slurm: setup slurm-packages ## a small study through the Slurm profile, on a real cluster on this machine (root)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm/test_smoke.py $(PYTEST_ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm/test_smoke.py $(PYTEST_ARGS) -n 0
 
 test-slurm-faults: setup slurm-packages ## the same with jobs that are killed, starved, preempted (root; half an hour)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm $(PYTEST_ARGS)
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm $(PYTEST_ARGS) -n 0
 
 slurm-packages:
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || \
