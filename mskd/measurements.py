@@ -12,6 +12,7 @@ from scipy import ndimage
 from mskd.geometry import Affine
 
 PERCENTILES = (5, 50, 95)
+COLUMNS = ("organ", "voxels", "volume_ml", "hu_mean", "hu_std", "hu_p05", "hu_p50", "hu_p95", "touches_edge")
 
 
 def organ_measurements(

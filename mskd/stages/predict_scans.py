@@ -28,7 +28,7 @@ from mskd.dicom import Series
 from mskd.dicom_segmentation import write_segmentation, write_series
 from mskd.errors import ConfigError, DataError, MskdError
 from mskd.leaves import stage_code
-from mskd.measurements import organ_measurements
+from mskd.measurements import COLUMNS, organ_measurements
 from mskd.models import Model, load_model
 from mskd.prediction import Prediction, predict_scan
 from mskd.provenance import content_key, file_digest, made_by
@@ -101,7 +101,8 @@ def write_measurements(output: Path) -> None:
         record = _read_record(path)
         rows += [{"scan": record["scan"], **row} for row in record.get("measurements", [])]
     if rows:
-        write_text(output / MEASUREMENTS, pd.DataFrame(rows).to_csv(index=False, lineterminator="\n"))
+        table = pd.DataFrame(rows, columns=["scan", *COLUMNS])
+        write_text(output / MEASUREMENTS, table.to_csv(index=False, lineterminator="\n"))
 
 
 def _outcomes(

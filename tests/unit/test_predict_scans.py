@@ -130,6 +130,7 @@ def test_measurements(model: Path, tmp_path: Path) -> None:
     run(model, save(tmp_path / "a.nii.gz"), tmp_path / "out")
     table = pd.read_csv(tmp_path / "out" / "measurements.csv")
     labels = np.asarray(nib.load(tmp_path / "out" / "a.nii.gz").dataobj)
+    assert list(table.columns[:4]) == ["scan", "organ", "voxels", "volume_ml"]
     assert list(table["organ"]) == ["liver", "spleen"]
     assert list(table["volume_ml"]) == pytest.approx([(labels == v).sum() * 2 * 2 * 4 / 1000 for v in (1, 2)])
     assert list(table["hu_mean"]) == pytest.approx([scan()[labels == v].mean() for v in (1, 2)], abs=0.01)
