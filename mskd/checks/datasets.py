@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from mskd.checks.case import BACKGROUND, IGNORE, CaseResult, LabelRules
+from mskd.checks.case import BACKGROUND, CaseResult, LabelRules
 from mskd.checks.finding import Finding
 from mskd.console import printable
 from mskd.datasets.collection import WHOLE_DATASET
@@ -52,7 +52,7 @@ def value_findings(dataset: str, root: str, rules: LabelRules, results: Mapping[
             expected = f"{organ} in the labels"
             found.append(Finding("label.organ_never", dataset, WHOLE_DATASET, root, expected, said, fix))
     for value, organ in meant.items():
-        if value not in seen and value != "0" and (organ in organs or organ in (BACKGROUND, IGNORE)):
+        if value not in seen and organ in organs:  # what would count for nothing need not occur
             fix = f"check the value in datasets.{dataset}; remove it if this download does not have it"
             said = f"no voxel in {len(labelled)} cases"
             expected = f"{value} ({organ}) in the labels"

@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mskd.checks.headers import Problem
-from mskd.checks.organs import plausible_ml
 from mskd.geometry import Affine
+from mskd.organs import plausible_ml
 from mskd.scans import whole_numbers
 
 MAX_VALUES = 256  # a label map of more values is an image

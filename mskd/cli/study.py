@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,49 @@ import typer
 from mskd.cli.options import AsJson, DeviceName, StudyArgument
 
 commands = typer.Typer()
+
+
+@commands.command(
+    "init",
+    epilog="Example: mskd init /data/Task09_Spleen /data/kits19 /data/BTCV -o config/my_study.yaml   or, where nothing "
+    "says what values mean: mskd init /data/mine -o config/mine.yaml --label mine:1=liver",
+)
+def init(
+    folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="FOLDER...", help="Datasets, folders that hold several, or tables (CSV) of files."),
+    ],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Study file to write; its stem names the study.")],
+    organs: Annotated[str, typer.Option(help="Organs of the study, comma-separated; all that are labelled.")] = "",
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="FOLDER=ADAPTER, where the layout is not recognised.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="FOLDER:VALUE=ORGAN (or ignore, background): what a label's value means.")
+    ] = None,
+    role: Annotated[list[str] | None, typer.Option(help="FOLDER=train or FOLDER=external (only tested on).")] = None,
+    size: Annotated[
+        str, typer.Option(help="small: two CPU cores; full: a GPU; auto: full where this machine has one.")
+    ] = "auto",
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing; what is not clear is an error.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a study file that exists.")] = False,
+) -> None:
+    """Look at folders of data, recognise their layouts, and write a commented study file.
+
+    Nothing is copied or changed. In options, FOLDER is a folder's name, the end of its path, or a pattern (Task*).
+    """
+    from mskd.cli.drafting import answers_from, ask_for_names, show_draft, size_from
+    from mskd.draft.study_draft import draft_study, find_candidates
+    from mskd.draft.study_file import write_study_file
+
+    answers = answers_from(organs, adapter or [], label or [], role or [])
+    chosen = size_from(size)
+    candidates = find_candidates(folders, answers)
+    if not yes and sys.stdin.isatty():
+        ask_for_names(candidates)
+    draft = draft_study(candidates, answers)
+    write_study_file(draft, output, chosen, force=force)
+    show_draft(draft, output)
 
 
 @commands.command(

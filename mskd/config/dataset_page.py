@@ -112,12 +112,14 @@ def licence_note(facts: AdapterFacts) -> str:
 
 def _adapter(facts: AdapterFacts) -> str:
     options = [f"- `{name}`: {text}" for name, text in facts.options.items()]
+    values = ", ".join(f"{value} {name.replace('_', ' ')}" for value, name in facts.labels.items())
     return "\n".join(
         [
             f"### {facts.name}\n",
             f"{facts.text}\n",
             f"Licence: {licence_note(facts)}.\n",
             f"```text\n{facts.layout}\n```\n",
+            *([f"Values in its label files: {values}.\n"] if values else []),
             "Options:\n" if options else "It has no options.\n",
             *([*options, ""] if options else []),
             f"```yaml\n{example_study(facts)}\n```\n",

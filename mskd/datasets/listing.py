@@ -46,6 +46,8 @@ class AdapterFacts:
         non_commercial: Whether that licence excludes commercial use, or does not clearly allow it.
         options: Description of each option by name.
         example: Its section of a study file in YAML, without the key `adapter`.
+        case_names: Regular expression that the names of its cases match, empty where data of any name has this layout.
+        labels: Meaning of the values in its label files, empty where it differs or lies in files of its own.
         text: What its module says of it.
     """
 
@@ -56,6 +58,8 @@ class AdapterFacts:
     non_commercial: bool
     options: Mapping[str, str]
     example: str
+    case_names: str
+    labels: Mapping[int, str]
     text: str
 
 
@@ -79,6 +83,8 @@ def adapter_facts(adapter: str) -> AdapterFacts:
         non_commercial=module.NON_COMMERCIAL,
         options=dict(module.OPTIONS),
         example=module.EXAMPLE,
+        case_names=module.CASE_NAMES,
+        labels=dict(module.LABELS),
         text=(module.__doc__ or "").strip(),
     )
 

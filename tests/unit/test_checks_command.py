@@ -17,10 +17,10 @@ from typer.testing import CliRunner, Result
 
 from mskd.checks.codes import CODES
 from mskd.checks.finding import Finding
-from mskd.checks.organs import ORGANS, plausible_ml
 from mskd.cli.app import app
 from mskd.config.loading import parse_study
 from mskd.errors import ConfigError
+from mskd.organs import ORGANS, plausible_ml
 from mskd.stages.check_data import CheckReport, check_data
 from mskd.stages.make_phantoms import make_phantoms
 

@@ -18,6 +18,7 @@ from mskd.cli.app import app
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = {"torch", "zarr", "pandas", "scipy", "matplotlib", "nibabel", "snakemake"}
 CONTRACT = {
+    "init",
     "check-data",
     "export",
     "prepare",

@@ -1,1 +1,4 @@
-"""One module per layout; each has `find_cases`, TITLE, LAYOUT, LICENCE, NON_COMMERCIAL, EXAMPLE and OPTIONS."""
+"""One module per layout.
+
+Each has `find_cases`, TITLE, LAYOUT, LICENCE, NON_COMMERCIAL, EXAMPLE, CASE_NAMES, LABELS and OPTIONS.
+"""

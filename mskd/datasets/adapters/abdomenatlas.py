@@ -24,6 +24,8 @@ EXAMPLE = """\
 path: /data/AbdomenAtlas1.0Mini
 options: {structures: "liver,spleen,pancreas,kidney_left,kidney_right"}
 structures: {liver: liver, spleen: spleen, pancreas: pancreas, kidney_left: kidney, kidney_right: kidney}"""
+CASE_NAMES = r"BDMAP_[0-9]{8}"
+LABELS: dict[int, str] = {}
 OPTIONS = {"structures": STRUCTURES, "unlabelled": UNLABELLED}
 
 

@@ -25,10 +25,26 @@ LICENCE = "CC BY 4.0"
 NON_COMMERCIAL = False
 EXAMPLE = """\
 path: /data/amos22
-# 1 spleen, 2 right kidney, 3 left kidney, 4 gallbladder, 5 oesophagus, 6 liver, 7 stomach, 8 aorta, 9 inferior vena
-# cava, 10 pancreas, 11 right adrenal, 12 left adrenal, 13 duodenum, 14 bladder, 15 prostate or uterus
 label_map: {1: spleen, 2: kidney, 3: kidney, 6: liver, 10: pancreas}
 split: {kind: native}"""
+CASE_NAMES = r"amos_[0-9]{4}"
+LABELS = {
+    1: "spleen",
+    2: "right_kidney",
+    3: "left_kidney",
+    4: "gallbladder",
+    5: "oesophagus",
+    6: "liver",
+    7: "stomach",
+    8: "aorta",
+    9: "inferior_vena_cava",
+    10: "pancreas",
+    11: "right_adrenal",
+    12: "left_adrenal",
+    13: "duodenum",
+    14: "bladder",
+    15: "prostate_or_uterus",
+}
 OPTIONS = {"cases_from": CASES_FROM, "unlabelled": UNLABELLED}
 
 LAST_CT = 500

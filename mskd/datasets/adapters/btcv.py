@@ -22,9 +22,23 @@ LICENCE = "by registration; see the terms at Synapse"
 NON_COMMERCIAL = True
 EXAMPLE = """\
 path: /data/BTCV
-# 1 spleen, 2 right kidney, 3 left kidney, 4 gallbladder, 5 oesophagus, 6 liver, 7 stomach, 8 aorta, 9 inferior vena
-# cava, 10 portal and splenic vein, 11 pancreas, 12 right adrenal, 13 left adrenal
 label_map: {1: spleen, 2: kidney, 3: kidney, 6: liver, 11: pancreas}"""
+CASE_NAMES = r"img[0-9]{4}"
+LABELS = {
+    1: "spleen",
+    2: "right_kidney",
+    3: "left_kidney",
+    4: "gallbladder",
+    5: "oesophagus",
+    6: "liver",
+    7: "stomach",
+    8: "aorta",
+    9: "inferior_vena_cava",
+    10: "portal_and_splenic_vein",
+    11: "pancreas",
+    12: "right_adrenal",
+    13: "left_adrenal",
+}
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _LAYOUTS = [

@@ -20,9 +20,23 @@ LICENCE = "see the challenge's terms"
 NON_COMMERCIAL = True
 EXAMPLE = """\
 path: /data/FLARE22Train
-# 1 liver, 2 right kidney, 3 spleen, 4 pancreas, 5 aorta, 6 inferior vena cava, 7 right adrenal, 8 left adrenal,
-# 9 gallbladder, 10 oesophagus, 11 stomach, 12 duodenum, 13 left kidney
 label_map: {1: liver, 2: kidney, 3: spleen, 4: pancreas, 13: kidney}"""
+CASE_NAMES = r"FLARE22_Tr_[0-9]{4}"
+LABELS = {
+    1: "liver",
+    2: "right_kidney",
+    3: "spleen",
+    4: "pancreas",
+    5: "aorta",
+    6: "inferior_vena_cava",
+    7: "right_adrenal",
+    8: "left_adrenal",
+    9: "gallbladder",
+    10: "oesophagus",
+    11: "stomach",
+    12: "duodenum",
+    13: "left_kidney",
+}
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _CHANNEL = "_0000"

@@ -26,6 +26,8 @@ EXAMPLE = """\
 path: /data/kits19/data
 label_map: {1: kidney, 2: kidney}   # 2 is the tumour; KiTS21 and KiTS23 also have 3, the cyst
 split: {kind: builtin, name: kidney}   # KiTS19; for later editions take kind: hash"""
+CASE_NAMES = r"case_[0-9]{5}"
+LABELS = {1: "kidney", 2: "tumour", 3: "cyst"}
 OPTIONS = {
     "images": "folder of the images where they lie apart from the labels; relative to the dataset's path",
     "label_file": "name of the label file in each case folder, if not segmentation.nii.gz or aggregated_MAJ_seg.nii.gz",

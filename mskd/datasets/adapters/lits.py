@@ -25,6 +25,8 @@ EXAMPLE = """\
 path: /data/LiTS
 label_map: {1: liver, 2: liver}     # 2 is the tumour
 split: {kind: builtin, name: liver}"""
+CASE_NAMES = r"volume-[0-9]+"
+LABELS = {1: "liver", 2: "tumour"}
 OPTIONS = {"unlabelled": UNLABELLED}
 
 _DEPTH = 2

@@ -26,6 +26,8 @@ EXAMPLE = """\
 path: /data/Task09_Spleen           # Task03: 1 liver, 2 tumour; Task07: 1 pancreas, 2 tumour
 label_map: {1: spleen}
 split: {kind: builtin, name: spleen}"""
+CASE_NAMES = ""
+LABELS: dict[int, str] = {}
 OPTIONS = {"cases_from": CASES_FROM, "unlabelled": UNLABELLED}
 
 

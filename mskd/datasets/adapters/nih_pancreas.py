@@ -30,6 +30,8 @@ NON_COMMERCIAL = False
 EXAMPLE = """\
 path: /data/NIH-Pancreas-CT
 label_map: {1: pancreas}"""
+CASE_NAMES = r"PANCREAS_[0-9]{4}"
+LABELS = {1: "pancreas"}
 OPTIONS = {
     "labels": "folder of the labels where it has another name or place; relative to the dataset's path",
     "unlabelled": UNLABELLED,

@@ -29,6 +29,8 @@ EXAMPLE = """\
 path: /data/nnUNet_raw/Dataset003_Liver
 label_map: {1: liver, 2: liver}     # as dataset.json numbers them
 split: {kind: hash, val_fraction: 0.1, test_fraction: 0.2, seed: 0}   # kind: native where labelsTs is there"""
+CASE_NAMES = ""
+LABELS: dict[int, str] = {}
 OPTIONS = {
     "channel": "number of the channel to use where a case has several, counted from 0",
     "unlabelled": UNLABELLED,

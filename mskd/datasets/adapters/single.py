@@ -24,6 +24,8 @@ options: {image: ct.nii.gz, label: labels.nii.gz}
 label_map: {1: liver}
 split: {kind: all, into: train}
 blocks: 1"""
+CASE_NAMES = ""
+LABELS: dict[int, str] = {}
 OPTIONS = {
     "image": "the image file, or a folder with a DICOM series; relative to the dataset's path",
     "label": "the label map; none without it",

@@ -28,6 +28,8 @@ EXAMPLE = """\
 path: /data/cases.csv
 label_map: {1: liver}
 split: {kind: native}               # the column split; kind: hash without it"""
+CASE_NAMES = ""
+LABELS: dict[int, str] = {}
 OPTIONS = {
     "label_grid": "scan (default): labels have the affine of their scan; orientation: only the order and the direction "
     "of their axes are right, and they are turned to those of the scan",

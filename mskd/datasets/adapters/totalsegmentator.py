@@ -27,6 +27,8 @@ path: /data/Totalsegmentator_dataset_v201
 options: {structures: "liver,spleen,pancreas,kidney_left,kidney_right"}
 structures: {liver: liver, spleen: spleen, pancreas: pancreas, kidney_left: kidney, kidney_right: kidney}
 split: {kind: native}"""
+CASE_NAMES = ""
+LABELS: dict[int, str] = {}
 OPTIONS = {"structures": STRUCTURES, "unlabelled": UNLABELLED}
 
 
