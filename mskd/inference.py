@@ -6,9 +6,10 @@ tuple with full resolution first, and places windows off the grid of the taps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,7 +45,7 @@ class Windows:
         return n[0], n[1], n[2]
 
     def starts(self, shape: Sequence[int]) -> list[Triple]:
-        """Return the first voxel of every window over a volume of this (unpadded) shape."""
+        """Return the first voxel of every window over a volume of this (unpadded) shape, layer by layer along z."""
         axes = []
         for n, w, g in zip(self.padded(shape), self.size, self.stride, strict=True):
             step = max(1.0, w * (1 - self.overlap))
@@ -52,7 +53,7 @@ class Windows:
             last = n - w
             places = [round(last * i / max(1, count - 1) / g) * g for i in range(count)]
             axes.append(sorted({min(p, last) for p in places}))
-        return [(x, y, z) for x, y, z in product(*axes)]
+        return [(x, y, z) for z, x, y in product(axes[2], axes[0], axes[1])]
 
 
 def study_windows(study: Study) -> Windows:
@@ -77,52 +78,123 @@ class Outputs:
 
 
 Forward = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
+Prepare = Callable[[npt.NDArray[Any]], npt.NDArray[np.float32]]
 
 
-@torch.inference_mode()
-def sliding_window(
+def score_planes(
     forward: Forward,
-    image: npt.NDArray[np.float32],
+    image: npt.NDArray[Any],
     windows: Windows,
     *,
     body: npt.NDArray[np.bool_] | None = None,
     device: torch.device | str = "cpu",
+    prepare: Prepare = np.asarray,
+) -> Iterator[npt.NDArray[np.float32]]:
+    """Yield the scores that `sliding_window` returns in one piece: (C, X, Y, n), from z = 0 up.
+
+    Args:
+        forward: As for `sliding_window`; its features are not looked at.
+        image: Volume (X, Y, Z).
+        windows: Size and placement.
+        body: Windows without a True voxel are skipped; there the background wins.
+        device: Where to compute.
+        prepare: Turns a part of the image into normalised float32.
+    """
+    layers: _Blend | None = None
+    done = 0
+    padded = windows.padded(image.shape)
+    for start, scores, _ in _computed(forward, image, windows, body, device, prepare):
+        if layers is None:
+            layers = _Blend(len(scores), (padded[0], padded[1], windows.size[2]), windows.size)
+        while done < start[2]:
+            n = min(start[2] - done, windows.size[2])
+            yield _scores_of(layers, image.shape, n).copy()
+            layers.drop(n)
+            done += n
+        layers.add((start[0], start[1], 0), scores)
+    while layers is not None and done < image.shape[2]:
+        n = min(image.shape[2] - done, windows.size[2])
+        yield _scores_of(layers, image.shape, n).copy()
+        layers.drop(n)
+        done += n
+
+
+def sliding_window(
+    forward: Forward,
+    image: npt.NDArray[Any],
+    windows: Windows,
+    *,
+    body: npt.NDArray[np.bool_] | None = None,
+    device: torch.device | str = "cpu",
+    prepare: Prepare = np.asarray,
 ) -> Outputs:
     """Run a network over a volume and blend overlapping windows with Gaussian weights.
 
     Args:
         forward: (B, 1, x, y, z) → scores (B, C, x, y, z) and features by tap, each at a whole fraction of the window.
-        image: Normalised volume (X, Y, Z).
+        image: Volume (X, Y, Z).
         windows: Size and placement.
         body: Windows without a True voxel are skipped; there the background wins.
         device: Where to compute.
+        prepare: Turns a part of the image into normalised float32.
     """
-    shape, padded = image.shape, windows.padded(image.shape)
-    volume = np.full(padded, AIR, np.float32)
-    volume[: shape[0], : shape[1], : shape[2]] = image
-    tensor = torch.from_numpy(volume)
-    everywhere = windows.starts(shape)
+    padded = windows.padded(image.shape)
+    maps: dict[str, _Blend] = {}
+    blend: _Blend | None = None
+    count = 0
+    for start, scores, features in _computed(forward, image, windows, body, device, prepare):
+        blend = blend or _Blend(len(scores), padded, windows.size)
+        blend.add(start, scores)
+        for tap, feature in features.items():
+            if tap not in maps:
+                small = _triple(feature.shape[1:])
+                ratio = _triple(w // f for w, f in zip(windows.size, small, strict=True))
+                grid = _triple(n // r for n, r in zip(padded, ratio, strict=True))
+                maps[tap] = _Blend(len(feature), grid, small, ratio)
+            maps[tap].add(start, feature)
+        count += 1
+    if blend is None:
+        raise AssertionError("every volume has a window")
+    return Outputs(
+        scores=_scores_of(blend, image.shape, image.shape[2]),
+        features={
+            tap: m.mean(_triple(-(-n // r) for n, r in zip(image.shape, m.ratio, strict=True)))
+            for tap, m in maps.items()
+        },
+        windows=count,
+    )
+
+
+@torch.inference_mode()
+def _computed(
+    forward: Forward,
+    image: npt.NDArray[Any],
+    windows: Windows,
+    body: npt.NDArray[np.bool_] | None,
+    device: torch.device | str,
+    prepare: Prepare,
+) -> Iterator[tuple[Triple, Tensor, dict[str, Tensor]]]:
+    """Yield first voxel, scores (C, x, y, z) and features of every window, on the CPU in float32."""
+    everywhere = windows.starts(image.shape)
     starts = [s for s in everywhere if body is None or body[_box(s, windows.size)].any()]
     starts = starts or everywhere[:1]  # a scan without a body: one window says how many channels there are
-    blend = _Blend(padded, windows.size)
-    maps: dict[str, _Blend] = {}
     for chunk in _batches(starts, windows.batch_size):
-        batch = torch.stack([tensor[_box(s, windows.size)] for s in chunk])[:, None].to(device)
-        scores, features = _run(forward, batch)
-        blend.add(chunk, scores.float().cpu())
-        for tap, feature in features.items():
-            ratio = [w // f for w, f in zip(windows.size, feature.shape[2:], strict=True)]
-            small = (feature.shape[2], feature.shape[3], feature.shape[4])
-            grid = tuple(n // r for n, r in zip(padded, ratio, strict=True))
-            target = maps.setdefault(tap, _Blend((grid[0], grid[1], grid[2]), small, ratio))
-            target.add(chunk, feature.float().cpu())
-    return Outputs(
-        scores=_background_where_unseen(blend, shape),
-        features={
-            tap: m.result(tuple(-(-n // r) for n, r in zip(shape, m.ratio, strict=True))) for tap, m in maps.items()
-        },
-        windows=len(starts),
-    )
+        batch = torch.stack([_window(image, start, windows.size, prepare) for start in chunk])[:, None]
+        scores, features = _run(forward, batch.to(device))
+        scores = scores.float().cpu()
+        features = {tap: feature.float().cpu() for tap, feature in features.items()}
+        for index, start in enumerate(chunk):
+            yield start, scores[index], {tap: feature[index] for tap, feature in features.items()}
+
+
+def _window(image: npt.NDArray[Any], start: Triple, size: Triple, prepare: Prepare) -> Tensor:
+    """Return a window of the image, air where it reaches beyond."""
+    part = torch.from_numpy(np.ascontiguousarray(prepare(image[_box(start, size)])))
+    if part.shape == size:
+        return part
+    window = torch.full(size, AIR)
+    window[tuple(slice(0, n) for n in part.shape)] = part
+    return window
 
 
 def _run(forward: Forward, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
@@ -139,38 +211,45 @@ def _run(forward: Forward, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
 class _Blend:
     """Weighted sum of windows on one grid."""
 
-    def __init__(self, shape: Triple, window: Triple, ratio: Sequence[int] = (1, 1, 1)) -> None:
+    def __init__(self, channels: int, shape: Triple, window: Triple, ratio: Triple = (1, 1, 1)) -> None:
         self.ratio = ratio
         self.window = window
         self.weight = _gaussian(window)
-        self.total: Tensor | None = None
+        self.total = torch.zeros((channels, *shape))
         self.seen = torch.zeros(shape)
 
-    def add(self, starts: Sequence[Triple], values: Tensor) -> None:
-        """Add windows that start at these full-resolution voxels; values (B, C, x, y, z)."""
-        if self.total is None:
-            self.total = torch.zeros((values.shape[1], *self.seen.shape))
-        for start, value in zip(starts, values, strict=True):
-            box = _box([s // r for s, r in zip(start, self.ratio, strict=True)], self.window)
-            self.total[(slice(None), *box)] += value * self.weight
-            self.seen[box] += self.weight
+    def add(self, start: Triple, values: Tensor) -> None:
+        """Add a window that starts at this full-resolution voxel; values (C, x, y, z)."""
+        box = _box([s // r for s, r in zip(start, self.ratio, strict=True)], self.window)
+        self.total[(slice(None), *box)] += values * self.weight
+        self.seen[box] += self.weight
 
-    def result(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the mean, cut to a shape; 0 where no window looked."""
+    def mean(self, shape: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the mean, cut to a shape; 0 where no window looked. The sums of that part are used up."""
         box = tuple(slice(0, n) for n in shape)
-        if self.total is None:
-            return np.zeros((0, *shape), np.float32)
-        self.total /= self.seen.clamp_min(1e-12)
-        return np.ascontiguousarray(self.total[(slice(None), *box)].numpy())
+        mean = self.total[(slice(None), *box)]
+        mean /= self.seen[box].clamp_min(1e-12)
+        return np.asarray(mean.numpy())
+
+    def drop(self, n: int) -> None:
+        """Leave out the first planes along z and begin as many new ones."""
+        for sums in (self.total, self.seen):
+            sums[..., : sums.shape[-1] - n] = sums[..., n:].clone()
+            sums[..., sums.shape[-1] - n :] = 0
 
 
-def _background_where_unseen(blend: _Blend, shape: Sequence[int]) -> npt.NDArray[np.float32]:
-    unseen = (blend.seen[tuple(slice(0, n) for n in shape)] == 0).numpy()
-    scores = blend.result(shape)
-    if len(scores):
-        scores[0][unseen] = FAR
-        scores[1:, unseen] = -FAR
+def _scores_of(blend: _Blend, shape: Sequence[int], n: int) -> npt.NDArray[np.float32]:
+    """Return the scores of the first planes; the background wins where no window looked."""
+    unseen = (blend.seen[: shape[0], : shape[1], :n] == 0).numpy()
+    scores = blend.mean((shape[0], shape[1], n))
+    scores[0][unseen] = FAR
+    scores[1:, unseen] = -FAR
     return scores
+
+
+def _triple(values: Iterable[int]) -> Triple:
+    x, y, z = values
+    return x, y, z
 
 
 def _gaussian(window: Triple) -> Tensor:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,31 @@ from mskd.checks.intensities import require_hu
 from mskd.console import log
 from mskd.device import pick_device
 from mskd.geometry import Affine, Geometry
-from mskd.inference import Windows, sliding_window
+from mskd.inference import Windows, score_planes
 from mskd.models import Model, load_model
 from mskd.preparation import prepare_arrays
 from mskd.prepared import normalise
-from mskd.resampling import scores_to_raw_labels, share_to_raw
+from mskd.resampling import scores_to_raw
 
 FAST_OVERLAP = 0.25
 
 
-def predict_labels(
+@dataclass(frozen=True)
+class Prediction:
+    """What a model says of a scan, in the axes and grid of the raw file.
+
+    Attributes:
+        labels: Label map (X, Y, Z).
+        names: Organ → value in it.
+        probabilities: Organ → 255 × its probability (X, Y, Z), of the organs that were asked for.
+    """
+
+    labels: npt.NDArray[np.uint8]
+    names: dict[str, int]
+    probabilities: dict[str, npt.NDArray[np.uint8]]
+
+
+def predict_prepared(
     model: Model,
     image_hu: npt.NDArray[np.int16],
     body: npt.NDArray[np.bool_],
@@ -34,9 +50,10 @@ def predict_labels(
     windows: Windows,
     *,
     largest_component: Collection[str] = (),
+    probabilities: Collection[str] = (),
     device: torch.device | str = "cpu",
-) -> npt.NDArray[np.uint8]:
-    """Return the label map of a prepared scan in the axes and grid of its raw file.
+) -> Prediction:
+    """Predict a prepared scan.
 
     Args:
         model: Network and preprocessing.
@@ -45,70 +62,26 @@ def predict_labels(
         geometry: Way back to the raw grid.
         windows: Sliding window.
         largest_component: Organs of which only the largest connected component is kept.
+        probabilities: Organs whose probability is wanted too.
         device: Where to compute.
     """
-    scores = predict_scores(model, image_hu, body, windows, device=device)
-    return labels_of(scores, geometry, {organ: model.labels[organ] for organ in largest_component})
+    planes = score_planes(
+        lambda x: (model.network(x), {}),
+        image_hu,
+        windows,
+        body=body,
+        device=device,
+        prepare=lambda part: normalise(part, model.preprocessing.hu_clip),
+    )
+    labels, shares = scores_to_raw(planes, geometry, [model.labels[organ] for organ in probabilities])
+    keep_largest(labels, [model.labels[organ] for organ in largest_component])
 
+    def as_raw(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+        return np.ascontiguousarray(geometry.to_raw_axes(array))
 
-def predict_scores(
-    model: Model,
-    image_hu: npt.NDArray[np.int16],
-    body: npt.NDArray[np.bool_],
-    windows: Windows,
-    *,
-    device: torch.device | str = "cpu",
-) -> npt.NDArray[np.float32]:
-    """Return the scores (1 + K, X, Y, Z) of a prepared scan on the study grid; arguments as `predict_labels`."""
-    image = normalise(image_hu, model.preprocessing.hu_clip)
-    return sliding_window(lambda x: (model.network(x), {}), image, windows, body=body, device=device).scores
-
-
-def labels_of(
-    scores: npt.NDArray[np.float32], geometry: Geometry, largest_component: Mapping[str, int]
-) -> npt.NDArray[np.uint8]:
-    """Return the label map of scores on the raw grid, in its file's axes.
-
-    Args:
-        scores: (1 + K, X, Y, Z) on the study grid.
-        geometry: Way back to the raw grid.
-        largest_component: Organ → value, for organs of which only the largest connected component is kept.
-    """
-    labels = scores_to_raw_labels(scores, geometry)
-    keep_largest(labels, largest_component)
-    return np.ascontiguousarray(geometry.to_raw_axes(labels))
-
-
-def probability_of(scores: npt.NDArray[np.float32], channel: int, geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """Return 255 × the softmax probability of a channel on the raw grid, in its file's axes; one channel at a time."""
-    # softmax by channels, so that no second array of all classes exists
-    top = scores.max(axis=0)
-    total = np.zeros_like(top)
-    for of_channel in scores:
-        total += np.exp(of_channel - top)
-    share = np.exp(scores[channel] - top) / total
-    return np.ascontiguousarray(geometry.to_raw_axes(share_to_raw(share, geometry)))
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a model says of a scan.
-
-    Attributes:
-        labels: Label map (X, Y, Z) in the axes and grid of the raw scan.
-        names: Organ → value in it.
-        scores: (1 + K, X, Y, Z) on the study grid.
-        geometry: Way from the study grid to the raw scan.
-    """
-
-    labels: npt.NDArray[np.uint8]
-    names: dict[str, int]
-    scores: npt.NDArray[np.float32]
-    geometry: Geometry
-
-    def probability(self, organ: str) -> npt.NDArray[np.uint8]:
-        """Return 255 × the probability of an organ on the grid of the raw scan."""
-        return probability_of(self.scores, self.names[organ], self.geometry)
+    return Prediction(
+        as_raw(labels), model.labels, {organ: as_raw(shares[model.labels[organ]]) for organ in probabilities}
+    )
 
 
 def predict_scan(
@@ -117,6 +90,7 @@ def predict_scan(
     affine: Affine,
     name: str = "scan",
     *,
+    probabilities: Collection[str] = (),
     fast: bool = False,
     force: bool = False,
     device: torch.device | str = "cpu",
@@ -128,6 +102,7 @@ def predict_scan(
         scan_hu: (X, Y, Z) in any axes, in HU.
         affine: 4 × 4, voxel index → world mm, RAS+.
         name: For messages.
+        probabilities: Organs whose probability is wanted too.
         fast: Windows overlap by a quarter at most: about three times fewer of them.
         force: Take a scan whose intensities are not those of a CT in HU.
         device: Where to compute; a GPU whose memory runs out hands over to the CPU.
@@ -139,17 +114,25 @@ def predict_scan(
         require_hu(scan_hu, name)
     prepared = prepare_arrays(scan_hu, affine, None, None, model.preprocessing)
     overlap = min(model.overlap, FAST_OVERLAP) if fast else model.overlap
-    windows = Windows(model.window, overlap, model.stride)
+    predict = partial(
+        predict_prepared,
+        model,
+        prepared.image,
+        prepared.body,
+        prepared.geometry,
+        Windows(model.window, overlap, model.stride),
+        largest_component=model.largest_component,
+        probabilities=probabilities,
+    )
     try:
-        scores = predict_scores(model, prepared.image, prepared.body, windows, device=device)
+        return predict(device=device)
     except torch.OutOfMemoryError:
         log(f"{name}: the memory of {device} ran out; predicting it on the CPU")
         torch.cuda.empty_cache()
         model.network.to("cpu")
-        scores = predict_scores(model, prepared.image, prepared.body, windows, device="cpu")
+        found = predict(device="cpu")
         model.network.to(device)
-    largest = {organ: model.labels[organ] for organ in model.largest_component}
-    return Prediction(labels_of(scores, prepared.geometry, largest), model.labels, scores, prepared.geometry)
+        return found
 
 
 def segment(
@@ -192,10 +175,10 @@ def segment(
     return type(image)(labels, image.affine, header)
 
 
-def keep_largest(labels: npt.NDArray[np.uint8], values: Mapping[str, int]) -> None:
-    """Set all but the largest connected component of each organ to background, in place."""
+def keep_largest(labels: npt.NDArray[np.uint8], values: Iterable[int]) -> None:
+    """Set all but the largest connected component of each value to background, in place."""
     boxes = ndimage.find_objects(labels)
-    for value in values.values():
+    for value in values:
         if value > len(boxes) or boxes[value - 1] is None:
             continue
         part = labels[boxes[value - 1]]

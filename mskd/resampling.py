@@ -7,7 +7,7 @@ because the libraries resample point by point: for 102 × 512 × 512 → 204 × 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from functools import partial
 from typing import Any
 
@@ -120,46 +120,65 @@ def labels_to_raw(labels: npt.NDArray[np.uint8], geometry: Geometry) -> npt.NDAr
     return _largest_share(labels, matrices, geometry.canonical_shape)
 
 
-def scores_to_raw_labels(scores: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """Return the class with the largest score on the canonical raw grid, without holding classes × raw grid.
+def scores_to_raw(
+    planes: Iterable[npt.NDArray[Any]], geometry: Geometry, shares: Collection[int] = ()
+) -> tuple[npt.NDArray[np.uint8], dict[int, npt.NDArray[np.uint8]]]:
+    """Return the class with the largest score on the canonical raw grid, without holding classes × volume.
 
     Args:
-        scores: Logits on the study grid, shape (C, X, Y, Z); channel 0 is the background.
+        planes: Scores on the study grid from z = 0 up, in pieces (C, X, Y, n); channel 0 is the background.
         geometry: Grids of the case.
+        shares: Channels whose softmax probability is wanted too.
 
     Returns:
-        Labels of shape `geometry.canonical_shape`; outside the crop is background.
+        Labels of shape `geometry.canonical_shape`, outside the crop background; 255 × probability of each channel that
+        was asked for, rounded, outside the crop 0.
     """
-    out = np.zeros(geometry.canonical_shape, np.uint8)
-    for box, slab in _raw_slabs(geometry):
-        best = slab(scores[0])
-        label = np.zeros(best.shape, np.uint8)
-        for channel in range(1, scores.shape[0]):
-            value = slab(scores[channel])
-            label[value > best] = channel
+    labels = np.zeros(geometry.canonical_shape, np.uint8)
+    maps = {channel: np.zeros(geometry.canonical_shape, np.uint8) for channel in shares}
+    held = _Planes(planes)
+    for box, used, resample in _raw_slabs(geometry):
+        scores = held.get(used)
+        best = resample(scores[0])
+        winner = np.zeros(best.shape, np.uint8)
+        for channel in range(1, len(scores)):
+            value = resample(scores[channel])
+            winner[value > best] = channel
             np.maximum(best, value, out=best)
-        out[box] = label
-    return out
+        labels[box] = winner
+        for channel, out in maps.items():
+            out[box] = np.rint(255 * np.clip(resample(_share(scores, channel)), 0, 1))
+    return labels, maps
 
 
-def share_to_raw(share: npt.NDArray[Any], geometry: Geometry) -> npt.NDArray[np.uint8]:
-    """Bring a share between 0 and 1 (a probability) back to the canonical raw grid, in steps of 1/255.
+class _Planes:
+    """Pieces of a volume that come one after the other along z, held as long as they are needed."""
 
-    Args:
-        share: (X, Y, Z) on the study grid.
-        geometry: Grids of the case.
+    def __init__(self, pieces: Iterable[npt.NDArray[Any]]) -> None:
+        self._pieces = iter(pieces)
+        self._held = next(self._pieces)
+        self._first = 0
 
-    Returns:
-        255 × share, rounded, of shape `geometry.canonical_shape`; outside the crop 0.
-    """
-    out = np.zeros(geometry.canonical_shape, np.uint8)
-    for box, slab in _raw_slabs(geometry):
-        out[box] = np.rint(255 * np.clip(slab(share), 0, 1))
-    return out
+    def get(self, used: slice) -> npt.NDArray[Any]:
+        """Return planes (C, X, Y, n); those before them are given up."""
+        while self._first + self._held.shape[-1] < used.stop:
+            done = min(used.start - self._first, self._held.shape[-1])
+            self._held = np.concatenate((self._held[..., done:], next(self._pieces)), axis=-1)
+            self._first += done
+        return self._held[..., used.start - self._first : used.stop - self._first]
 
 
-def _raw_slabs(geometry: Geometry) -> Iterator[tuple[tuple[slice, ...], Callable[[npt.NDArray[Any]], Float]]]:
-    """Yield boxes of the canonical raw grid that the crop covers, and what resamples study planes into each."""
+def _share(scores: npt.NDArray[Any], channel: int) -> Float:
+    """Return the softmax of scores (C, …) in one channel."""
+    top = scores.max(axis=0)
+    total = np.zeros_like(top)
+    for of_channel in scores:  # no second array of all classes
+        total += np.exp(of_channel - top)
+    return np.asarray(np.exp(scores[channel] - top) / total, np.float32)
+
+
+def _raw_slabs(geometry: Geometry) -> Iterator[tuple[tuple[slice, ...], slice, Callable[[npt.NDArray[Any]], Float]]]:
+    """Yield boxes of the canonical raw grid that the crop covers, the study planes each depends on, and the way."""
     x, y, z = (_back_matrix(geometry, axis) for axis in range(3))
     inside = [np.flatnonzero(m.any(axis=1)) for m in (x, y, z)]
     if any(len(index) == 0 for index in inside):
@@ -168,14 +187,14 @@ def _raw_slabs(geometry: Geometry) -> Iterator[tuple[tuple[slice, ...], Callable
     for start in range(z0, z1, SLAB):
         stop = min(start + SLAB, z1)
         used = np.flatnonzero(z[start:stop].any(axis=0))
-        first, last = int(used[0]), int(used[-1]) + 1
-        to_slab = partial(_to_slab, z[start:stop, first:last], slice(first, last), x[x0:x1], y[y0:y1])
-        yield (slice(x0, x1), slice(y0, y1), slice(start, stop)), to_slab
+        planes = slice(int(used[0]), int(used[-1]) + 1)
+        resample = partial(_to_slab, z[start:stop, planes], x[x0:x1], y[y0:y1])
+        yield (slice(x0, x1), slice(y0, y1), slice(start, stop)), planes, resample
 
 
-def _to_slab(rows: Matrix, used: slice, x: Matrix, y: Matrix, planes: npt.NDArray[Any]) -> Float:
+def _to_slab(rows: Matrix, x: Matrix, y: Matrix, planes: npt.NDArray[Any]) -> Float:
     """Resample the planes of the study grid that a slab of the raw grid depends on."""
-    along_z = np.matmul(np.asarray(planes[:, :, used], np.float32), rows.T)
+    along_z = np.matmul(np.asarray(planes, np.float32), rows.T)
     return apply_matrices(along_z, x, y, _eye(len(rows)))
 
 

@@ -30,7 +30,7 @@ from mskd.plan.probe import Probe, mean_step_s, model_folder, probe, train_minia
 from mskd.plan.volume_costs import folder_bytes
 from mskd.plan.worker import in_child
 from mskd.prepared import PreparedCase, normalise, write_prepared
-from mskd.resampling import scores_to_raw_labels
+from mskd.resampling import scores_to_raw
 from mskd.scans import write_labels
 from mskd.stages.cache_targets import cache_targets
 from mskd.stages.fit_projection import fit_projection
@@ -164,7 +164,7 @@ def _inference(
             return sliding_window(lambda x: (model.network(x), {}), image, windows, body=body, device=device).scores
 
         def write(scores: npt.NDArray[np.float32]) -> int:
-            labels = case.geometry.to_raw_axes(scores_to_raw_labels(scores, case.geometry))
+            labels = case.geometry.to_raw_axes(scores_to_raw([scores], case.geometry)[0])
             write_labels(folder / "labels.nii.gz", np.ascontiguousarray(labels), case.geometry.affine)
             return int(labels.size)
 

@@ -17,7 +17,7 @@ from mskd.layout import Layout
 from mskd.leaves import predict_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
 from mskd.models import Model, load_model, update_card
-from mskd.prediction import predict_labels
+from mskd.prediction import predict_prepared
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key, file_digest, made_by
 from mskd.scans import write_labels
@@ -63,7 +63,7 @@ def predict(study: Study, method: str, run: str, dataset: str, block: str, devic
 
 
 def _predict_case(study: Study, model: Model, case: PreparedCase, path: Path) -> str:
-    labels = predict_labels(
+    labels = predict_prepared(
         model,
         case.read("image"),
         case.read("body"),
@@ -71,7 +71,7 @@ def _predict_case(study: Study, model: Model, case: PreparedCase, path: Path) ->
         study_windows(study),
         largest_component=study.evaluation.largest_component,
         device=next(model.network.parameters()).device,
-    )
+    ).labels
     with atomic_path(path) as part:
         write_labels(part, labels, np.asarray(case.geometry.raw_affine))
     return file_digest(path)

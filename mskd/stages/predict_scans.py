@@ -185,7 +185,16 @@ def _predict_source(model: Model, source: ScanSource, record: Path, wanted: Want
         return
     _refuse_foreign(record, source.name)
     scan_hu, affine = read_scan(source.scan, source.name)
-    said = predict_scan(model, scan_hu, affine, source.name, fast=wanted.fast, force=wanted.force, device=device)
+    said = predict_scan(
+        model,
+        scan_hu,
+        affine,
+        source.name,
+        probabilities=list(model.labels) if wanted.probabilities else (),
+        fast=wanted.fast,
+        force=wanted.force,
+        device=device,
+    )
     like = source.scan if isinstance(source.scan, Path) else None
     written = _write_maps(record.parent, source.name, said, model, wanted, affine, like)
     if wanted.dicom_seg:
@@ -227,7 +236,7 @@ def _write_maps(
         if wanted.probabilities:
             written.append(output / name / f"{organ}_probability.nii.gz")
             with atomic_path(written[-1]) as part:
-                write_labels(part, said.probability(organ), affine, like=like, scale=1 / 255)
+                write_labels(part, said.probabilities[organ], affine, like=like, scale=1 / 255)
     return written
 
 

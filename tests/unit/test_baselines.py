@@ -27,7 +27,7 @@ from mskd.methods.base import Built
 from mskd.methods.individual import assemble
 from mskd.models import load_model, save_model
 from mskd.networks.unet import UNet
-from mskd.prediction import predict_labels
+from mskd.prediction import predict_prepared
 from mskd.stages.train_student import _context
 from mskd.training.journal import Journal
 from mskd.training.loop import InterruptedTraining, Trainee, train
@@ -65,7 +65,7 @@ def test_saved_loaded_and_applied_to_a_volume(kind: str, tmp_path: Path) -> None
     body = np.ones(image.shape, bool)
     place = Windows(WINDOW, 0.5, (2, 2, 2))
     labels, expected = (
-        predict_labels(used, image, body, geometry, place) for used in (model, replace(model, network=network))
+        predict_prepared(used, image, body, geometry, place).labels for used in (model, replace(model, network=network))
     )
     assert labels.shape == image.shape
     assert set(np.unique(labels)) <= {0, 1, 2}

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mskd.inference import AIR, FAR, Windows, sliding_window
+from mskd.inference import AIR, FAR, Windows, score_planes, sliding_window
 from mskd.prediction import keep_largest
 
 WINDOWS = Windows((8, 8, 4), 0.5, (4, 4, 2))
@@ -75,6 +75,9 @@ class TestPointwiseNetwork:
         whole[: shape[0], : shape[1], : shape[2]] = image
         scores, features = pointwise(torch.from_numpy(whole)[None, None])
         assert found.scores.shape == (3, *shape)
+        pieces = list(score_planes(pointwise, image, windows))
+        assert all(piece.shape[-1] <= windows.size[2] for piece in pieces)
+        np.testing.assert_allclose(np.concatenate(pieces, axis=-1), found.scores, atol=1e-6)
         np.testing.assert_allclose(found.scores, scores[0, :, : shape[0], : shape[1], : shape[2]], atol=1e-5)
         assert found.features.keys() == features.keys()
         for tap, stride in (("decoder1", (2, 2, 1)), ("encoder2", (4, 4, 2))):
@@ -133,6 +136,15 @@ class TestBody:
         assert (found.scores[1:, 8:] == -FAR).all()
         assert (found.features["decoder1"][:, 4:] == 0).all()
 
+    @pytest.mark.parametrize("planes", [(0,), (25,), (3, 22), (9, 10, 11)])
+    def test_layers_without_it_are_background_in_pieces_too(self, planes: tuple[int, ...]) -> None:
+        image, body = noise((9, 8, 26)), np.zeros((9, 8, 26), bool)
+        body[4, 4, list(planes)] = True
+        whole = sliding_window(pointwise, image, WINDOWS, body=body).scores
+        pieces = list(score_planes(pointwise, image, WINDOWS, body=body))
+        np.testing.assert_allclose(np.concatenate(pieces, axis=-1), whole, atol=1e-6)
+        assert (whole[0] == FAR).any()
+
     def test_a_scan_without_a_body_has_an_answer(self) -> None:
         shape = (24, 8, 4)
         found = sliding_window(pointwise, noise(shape), WINDOWS, body=np.zeros(shape, bool))
@@ -157,19 +169,19 @@ class TestLargestComponent:
         labels[0, 0, 0] = labels[5, 2, 2] = labels[4, 2, 2] = 1
         labels[2] = 2
         labels[0, 2, 2] = 2
-        keep_largest(labels, {"liver": 1})
+        keep_largest(labels, [1])
         assert np.argwhere(labels == 1).tolist() == [[4, 2, 2], [5, 2, 2]]
         assert (labels == 2).sum() == 10  # was not asked for
 
     def test_organs_that_are_not_there(self) -> None:
         labels = np.zeros((2, 2, 2), np.uint8)
         labels[0, 0, 0] = 2
-        keep_largest(labels, {"liver": 1, "spleen": 2, "kidney": 3})
+        keep_largest(labels, [1, 2, 3])
         assert labels.sum() == 2
 
     @pytest.mark.parametrize("parts", [1, 3])
     def test_one_part_is_left(self, parts: int) -> None:
         labels = np.zeros((parts * 2, 2, 2), np.uint8)
         labels[::2] = 1
-        keep_largest(labels, {"liver": 1})
+        keep_largest(labels, [1])
         assert (labels == 1).sum() == 4

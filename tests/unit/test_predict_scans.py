@@ -6,7 +6,9 @@ import fcntl
 import json
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -231,14 +233,18 @@ def test_fast_takes_fewer_windows(model: Path, monkeypatch: pytest.MonkeyPatch) 
     from mskd import prediction
 
     loaded, seen = load_model(model), []
-    real = prediction.sliding_window
+    real = prediction.score_planes
 
-    def counting(*arguments: object, **options: object) -> object:
-        outputs = real(*arguments, **options)  # type: ignore[arg-type]
-        seen.append(outputs.windows)
-        return outputs
+    def counting(forward: Any, *arguments: Any, **options: Any) -> Iterator[Any]:
+        seen.append(0)
 
-    monkeypatch.setattr(prediction, "sliding_window", counting)
+        def counted(batch: torch.Tensor) -> Any:
+            seen[-1] += 1
+            return forward(batch)
+
+        return real(counted, *arguments, **options)
+
+    monkeypatch.setattr(prediction, "score_planes", counting)
     for fast in (False, True):
         predict_scan(loaded, np.tile(scan(), (1, 1, 4)), AFFINE, fast=fast)
     assert seen[1] < seen[0]
@@ -249,7 +255,7 @@ def test_memory_of_a_gpu_that_runs_out_falls_back_to_the_cpu(model: Path, monkey
 
     loaded = load_model(model)
     expected = predict_scan(loaded, scan(), AFFINE).labels
-    real, asked = prediction.sliding_window, []
+    real, asked = prediction.score_planes, []
 
     def small(*arguments: object, **options: object) -> object:
         asked.append(str(options["device"]))
@@ -257,7 +263,7 @@ def test_memory_of_a_gpu_that_runs_out_falls_back_to_the_cpu(model: Path, monkey
             raise torch.OutOfMemoryError
         return real(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(prediction, "sliding_window", small)
+    monkeypatch.setattr(prediction, "score_planes", small)
     monkeypatch.setattr(loaded.network, "to", lambda device: loaded.network)
     assert np.array_equal(predict_scan(loaded, scan(), AFFINE, device="meta").labels, expected)
     assert asked == ["meta", "cpu"]

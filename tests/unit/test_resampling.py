@@ -19,7 +19,7 @@ from mskd.resampling import (
     labels_to_raw,
     labels_to_study,
     linear_matrix,
-    scores_to_raw_labels,
+    scores_to_raw,
 )
 
 
@@ -118,7 +118,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("shape", "raw_mm", "study_mm", "crop"), CASES)
-def test_scores_to_raw_labels_is_the_dense_argmax(shape: Any, raw_mm: Any, study_mm: Any, crop: Any) -> None:
+def test_scores_to_raw_is_the_dense_argmax(shape: Any, raw_mm: Any, study_mm: Any, crop: Any) -> None:
     grid = geometry(shape, raw_mm, study_mm)
     if crop is not None:
         grid = grid.cropped(*crop)
@@ -137,18 +137,27 @@ def test_scores_to_raw_labels_is_the_dense_argmax(shape: Any, raw_mm: Any, study
             outside = (position < -0.5) | (position > grid.shape[axis] - 0.5)
             assert outside.any()
             expected[(slice(None),) * axis + (outside,)] = 0
-    found = scores_to_raw_labels(scores, grid)
+    cut = [scores[..., :1], scores[..., 1:2], scores[..., 2:]]  # in pieces, as windows finish them
+    found, shares = scores_to_raw(cut, grid, [2])
     assert found.dtype == np.uint8
     assert found.shape == shape
     np.testing.assert_array_equal(found[clear], expected[clear])
     assert clear.mean() > 0.9
     assert len(np.unique(found)) == 4
+    share = np.exp(scores[2].astype(float)) / np.exp(scores.astype(float)).sum(0)
+    expected_share = np.einsum("ax,by,cz,xyz->abc", *matrices, share, optimize=True)
+    for axis in range(3):
+        if crop is not None:
+            position = grid.raw_positions_in_study(axis)
+            outside = (position < -0.5) | (position > grid.shape[axis] - 0.5)
+            expected_share[(slice(None),) * axis + (outside,)] = 0
+    np.testing.assert_allclose(shares[2], 255 * expected_share, atol=0.8)  # rounded; scores are float16
 
 
 def test_scores_on_the_raw_grid_are_just_argmax() -> None:
     grid = geometry((5, 6, 33), (1.0, 2.0, 3.0), (1.0, 2.0, 3.0))
     scores = np.random.default_rng(6).normal(size=(3, 5, 6, 33))
-    np.testing.assert_array_equal(scores_to_raw_labels(scores, grid), scores.argmax(0))
+    np.testing.assert_array_equal(scores_to_raw([scores], grid)[0], scores.argmax(0))
 
 
 def random_blobs(shape: tuple[int, ...], values: list[int], seed: int) -> NDArray[np.uint8]:
