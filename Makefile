@@ -51,7 +51,7 @@ test-slurm: setup slurm-packages ## a small study through the Slurm profile, on 
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm/test_smoke.py $(PYTEST_ARGS) -n 0
 
 test-slurm-faults: setup slurm-packages ## the same with jobs that are killed, starved, preempted (root; half an hour)
-	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm $(PYTEST_ARGS) -n 0
+	@MSKD_FAULTS="$(CURDIR)/benchmarks/results/faults.jsonl" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm $(PYTEST_ARGS) -n 0
 
 slurm-packages:
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || \

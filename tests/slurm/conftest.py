@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from mskd.provenance import made_by
 from tests.workflow.project import Project
 
 from .cluster import Cluster
@@ -31,6 +33,27 @@ def cluster() -> Iterator[Cluster]:
             yield started
         finally:
             started.stop()
+
+
+@pytest.fixture
+def done(cluster: Cluster) -> set[str]:
+    """The jobs of earlier tests."""
+    return {job.id for job in cluster.jobs()}
+
+
+Record = Callable[[str, float], None]
+
+
+@pytest.fixture
+def record() -> Record:
+    """Note what a fault cost, once the tables are known to be right; `make test-slurm-faults` gathers the rows."""
+
+    def write(fault: str, lost_s: float) -> None:
+        if target := os.environ.get("MSKD_FAULTS"):
+            with Path(target).open("a", encoding="utf-8") as stream:
+                stream.write(json.dumps({"fault": fault, "lost_s": round(lost_s, 1), "made_by": made_by()}) + "\n")
+
+    return write
 
 
 @pytest.fixture(scope="session")

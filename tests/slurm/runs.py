@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from mskd.training.journal import read_rows
 from tests.workflow.project import Project, make_project
 
 from .cluster import Cluster, Job, wait_for
@@ -91,6 +93,25 @@ def _first(found: Callable[[], list[Job]], what: str) -> Job:
 
     wait_for(look, what, seconds=240)
     return jobs[0]
+
+
+def trained_rows(project: Project, method: str = "mskd") -> list[dict[str, float]]:
+    """Return the rows of a student's journal that have a time."""
+    rows = [row for path in (project.results / "models" / method).glob("*/metrics.jsonl") for row in read_rows(path)]
+    return [row for row in rows if "time_s" in row]
+
+
+def lost_s(rows: list[dict[str, float]], resumed: int) -> float:
+    """Return the seconds of training that a fault cost: what lay between the checkpoint and the last row before it."""
+    return rows[-1]["time_s"] - max((row["time_s"] for row in rows if row["step"] <= resumed), default=0.0)
+
+
+def failed_s(jobs: list[Job]) -> float:
+    """Return how long those jobs ran that were lost as a whole."""
+    failed = [job.fields for job in jobs if job.fields["JobState"] != "COMPLETED"]
+    return sum(
+        (datetime.fromisoformat(f["EndTime"]) - datetime.fromisoformat(f["StartTime"])).total_seconds() for f in failed
+    )
 
 
 def tables(project: Project) -> dict[str, bytes]:

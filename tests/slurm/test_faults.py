@@ -10,24 +10,21 @@ import pytest
 from tests.workflow.project import Project
 
 from .cluster import Cluster, wait_for
-from .conftest import LONG
+from .conftest import LONG, Record
 from .runs import (
     CHECKPOINT_EVERY,
     Running,
+    failed_s,
+    lost_s,
     make_slurm_project,
     resumed_after,
     slurm,
     tables,
+    trained_rows,
     training_under_way,
 )
 
 BEYOND_A_MINUTE = 12_000  # steps; Slurm knows no shorter limit
-
-
-@pytest.fixture
-def done(cluster: Cluster) -> set[str]:
-    """The jobs of earlier tests."""
-    return {job.id for job in cluster.jobs()}
 
 
 def states(cluster: Cluster, done: set[str]) -> list[str]:
@@ -37,11 +34,12 @@ def states(cluster: Cluster, done: set[str]) -> list[str]:
 
 @pytest.mark.parametrize("name", ["KILL", "TERM", "USR1"])
 def test_a_job_that_is_killed_or_preempted_goes_on_from_its_checkpoint(
-    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], name: str
+    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], name: str, record: Record
 ) -> None:
     project = make_slurm_project(tmp_path / "project", LONG)
     run = Running(project)
     job = training_under_way(project, cluster, "train_student", done)
+    rows = trained_rows(project)
     if name == "KILL":
         subprocess.run(["scancel", job.id], check=True)
     else:
@@ -51,10 +49,13 @@ def test_a_job_that_is_killed_or_preempted_goes_on_from_its_checkpoint(
     assert any(step >= CHECKPOINT_EVERY for step in resumed_after(project))
     assert set(states(cluster, done)) - {"COMPLETED"}  # one attempt at least did not end well
     assert tables(project) == tables(undisturbed_long)
+    record(
+        "job killed (scancel)" if name == "KILL" else f"preempted (SIG{name})", lost_s(rows, resumed_after(project)[-1])
+    )
 
 
 def test_a_job_that_needs_more_memory_gets_it(
-    cluster: Cluster, undisturbed: Project, tmp_path: Path, done: set[str]
+    cluster: Cluster, undisturbed: Project, tmp_path: Path, done: set[str], record: Record
 ) -> None:
     project = make_slurm_project(tmp_path / "project")
     said = slurm(project, "--set-resources", "train_student:mem_mb=200 * attempt ** 2")
@@ -62,12 +63,16 @@ def test_a_job_that_needs_more_memory_gets_it(
     jobs = [job for job in cluster.jobs() if job.id not in done and job.rule == "train_student"]
     assert {job.fields["JobState"] for job in jobs} >= {"FAILED", "COMPLETED"}
     assert tables(project) == tables(undisturbed)
+    record("out of memory before the first checkpoint", failed_s(jobs))
 
 
-def test_a_node_that_crashes(cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str]) -> None:
+def test_a_node_that_crashes(
+    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], record: Record
+) -> None:
     project = make_slurm_project(tmp_path / "project", LONG)
     run = Running(project)
     training_under_way(project, cluster, "train_student", done)
+    rows = trained_rows(project)
     cluster.crash("g1")
     wait_for(lambda: "NODE_FAIL" in states(cluster, done), "the controller to notice", seconds=90)
     cluster.start_node("g1")
@@ -76,14 +81,16 @@ def test_a_node_that_crashes(cluster: Cluster, undisturbed_long: Project, tmp_pa
         said = slurm(project)
     assert any(step >= CHECKPOINT_EVERY for step in resumed_after(project)), said
     assert tables(project) == tables(undisturbed_long)
+    record("node crashed (daemon and job killed)", lost_s(rows, resumed_after(project)[-1]))
 
 
 def test_snakemake_itself_is_killed(
-    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str]
+    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], record: Record
 ) -> None:
     project = make_slurm_project(tmp_path / "project", LONG)
     run = Running(project)
     training_under_way(project, cluster, "train_student", done)
+    rows = trained_rows(project)
     before = project.artefacts()
     run.kill()
     # the one line of docs/slurm.md
@@ -94,17 +101,22 @@ def test_snakemake_itself_is_killed(
     kept = {name: mark for name, mark in project.artefacts().items() if name in before}
     assert kept == before  # what was complete was not made again
     assert tables(project) == tables(undisturbed_long)
+    record("Snakemake itself killed (SIGKILL)", lost_s(rows, resumed_after(project)[-1]))
 
 
-def test_a_time_limit_in_the_middle_of_a_training(cluster: Cluster, tmp_path: Path, done: set[str]) -> None:
+def test_a_time_limit_in_the_middle_of_a_training(
+    cluster: Cluster, tmp_path: Path, done: set[str], record: Record
+) -> None:
     expected = make_slurm_project(tmp_path / "expected", student_steps=BEYOND_A_MINUTE)
     expected.snakemake()
     project = make_slurm_project(tmp_path / "project", student_steps=BEYOND_A_MINUTE)
     run = Running(project)
     job = training_under_way(project, cluster, "train_student", done)
     subprocess.run(["scontrol", "update", f"JobId={job.id}", "TimeLimit=1"], check=True)
+    wait_for(lambda: "TIMEOUT" in states(cluster, done), "the time limit", seconds=240)
+    rows = trained_rows(project)
     code, said = run.finish()
     assert code == 0, said
-    assert "TIMEOUT" in states(cluster, done)
     assert any(step >= CHECKPOINT_EVERY for step in resumed_after(project))
     assert tables(project) == tables(expected)
+    record("time limit in a training", lost_s(rows, resumed_after(project)[-1]))

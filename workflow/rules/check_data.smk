@@ -12,7 +12,7 @@ rule check_data:
         f"{RESULTS}/logs/check_data/study.log",
     benchmark:
         f"{RESULTS}/benchmarks/check_data/study.tsv"
-    threads: min(8, workflow.cores)
+    threads: 8  # fewer where there are fewer cores
     resources:
         mem_mb=lambda w, threads, attempt: demands.checking_mb(
             STUDY, GRAPH.every_case(), threads, attempt
