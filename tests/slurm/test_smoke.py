@@ -13,11 +13,13 @@ GPU_RULES = {"train_teacher", "fit_projection", "cache_targets", "train_student"
 CPU_RULES = {"prepare", "evaluate"}
 
 
-def test_the_study_runs_through_the_profile(cluster: Cluster, undisturbed: Project, tmp_path: Path) -> None:
+def test_the_study_runs_through_the_profile(
+    cluster: Cluster, undisturbed: Project, tmp_path: Path, done: set[str]
+) -> None:
     project = make_slurm_project(tmp_path / "project")
     slurm(project)
     assert tables(project) == tables(undisturbed)
-    jobs = cluster.jobs()
+    jobs = [job for job in cluster.jobs() if job.id not in done]
     assert {job.fields["JobState"] for job in jobs} == {"COMPLETED"}
     assert {job.rule for job in jobs} == GPU_RULES | CPU_RULES  # the others run where Snakemake does
     for job in jobs:
