@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+from mskd.processes import is_first
+
 REPORT_EVERY_S = 15.0
 
 
@@ -19,8 +21,9 @@ class Advance(Protocol):
 
 
 def log(message: str) -> None:
-    """Print a line to standard error, so that standard output stays for results."""
-    print(message, file=sys.stderr, flush=True)
+    """Print a line to standard error, so that standard output stays for results; of several processes, the first."""
+    if is_first():
+        print(message, file=sys.stderr, flush=True)
 
 
 def printable(text: str) -> str:
@@ -31,7 +34,7 @@ def printable(text: str) -> str:
 @contextmanager
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Show progress with an estimate of the time left: a bar on a terminal, a line now and then in a log file."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and is_first():
         yield from _bar(title, total, done)
         return
     started, last, count = time.monotonic(), time.monotonic(), done

@@ -60,16 +60,26 @@ def volumes_min(stage: str, study: Study, cases: list[Case], attempt: int) -> in
     return _minutes(MVOXEL_S[stage] * total, attempt)
 
 
+def inference_mb(stage: str, study: Study, cases: list[Case], attempt: int) -> int:
+    """Return the memory of a job that runs networks over volumes, one process per GPU, in MB."""
+    return study.inference.gpus * volumes_mb(stage, study, cases, attempt)
+
+
+def inference_cores(study: Study) -> int:
+    """Return the cores of a job that runs networks over volumes."""
+    return study.inference.gpus * study.inference.threads
+
+
 def training_mb(study: Study, training: Training, attempt: int) -> int:
     """Return the memory of a training in MB: the volumes that it keeps, and a step on a CPU."""
     kept = 1024 * training.ram_cache_gib * max(1, training.workers)
     step = 4e-6 * prod(training.patch_size) * training.batch_size * study.network.features[0] * KEPT_MAPS
-    return ceil((BASE_MB + kept + step) * attempt)
+    return ceil((training.gpus * (BASE_MB + kept) + step) * attempt)
 
 
 def training_cores(training: Training) -> int:
-    """Return the cores of a training: its threads, and one for each process that reads patches."""
-    return training.threads + training.workers
+    """Return the cores of a training: per GPU its threads, and one for each process that reads patches."""
+    return training.gpus * (training.threads + training.workers)
 
 
 def training_min(training: Training, attempt: int) -> int:

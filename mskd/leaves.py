@@ -21,6 +21,7 @@ UNSEEN = {
     "log_every",
     "checkpoint_every",
     "workers",
+    "gpus",
     "ram_cache_gib",
 }  # keys of `training` that change no result
 

@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from mskd.cli.options import AsJson, BlockName, DatasetName, DeviceName, RunName, StudyArgument, StudyFile, TeacherName
+from mskd.cli.joint_work import together
+from mskd.cli.options import (
+    AsJson,
+    BlockName,
+    DatasetName,
+    DeviceName,
+    Processes,
+    RunName,
+    StudyArgument,
+    StudyFile,
+    TeacherName,
+)
 
 cache_commands = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Teachers' cached targets.")
 
@@ -24,13 +35,14 @@ def cache_make(
     dataset: DatasetName,
     block: BlockName,
     device: DeviceName = "auto",
+    processes: Processes = 1,
 ) -> None:
     """Run a teacher once over a block of cases and store logits and features."""
-    from mskd.config.loading import load_study
-    from mskd.device import pick_device
-    from mskd.stages.cache_targets import cache_targets
+    with together(processes, device) as place:
+        from mskd.config.loading import load_study
+        from mskd.stages.cache_targets import cache_targets
 
-    cache_targets(load_study(study), teacher, run, dataset, block, pick_device(device))
+        cache_targets(load_study(study), teacher, run, dataset, block, place)
 
 
 @cache_commands.command(

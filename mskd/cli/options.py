@@ -19,6 +19,9 @@ RunName = Annotated[str, typer.Option(help="Run, for example fold0-seed0.")]
 TeacherName = Annotated[str, typer.Option(help="Teacher of the study.")]
 MethodName = Annotated[str, typer.Option(help="Method (row) of the study.")]
 DeviceName = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …")]
+Processes = Annotated[
+    int, typer.Option(min=0, help="Processes that share the work, each on a GPU of its own; 0 and 1: this one.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 

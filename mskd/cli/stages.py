@@ -8,12 +8,14 @@ from typing import Annotated
 import typer
 
 from mskd.cli.cache import cache_commands
+from mskd.cli.joint_work import together
 from mskd.cli.options import (
     BlockName,
     DatasetName,
     DeviceName,
     MethodName,
     OptionalStudy,
+    Processes,
     RunName,
     StudyFile,
     TeacherName,
@@ -87,23 +89,27 @@ def prepare(study: StudyFile, dataset: DatasetName, block: BlockName) -> None:
 
 
 @commands.command(epilog="Example: mskd train-teacher --study config/demo.yaml --teacher liver --run fold0-seed0")
-def train_teacher(study: StudyFile, teacher: TeacherName, run: RunName, device: DeviceName = "auto") -> None:
+def train_teacher(
+    study: StudyFile, teacher: TeacherName, run: RunName, device: DeviceName = "auto", processes: Processes = 1
+) -> None:
     """Train one teacher on the labels of its own dataset."""
-    from mskd.config.loading import load_study
-    from mskd.device import pick_device
-    from mskd.stages.train_teacher import train_teacher as stage
+    with together(processes, device) as place:
+        from mskd.config.loading import load_study
+        from mskd.stages.train_teacher import train_teacher as stage
 
-    stage(load_study(study), teacher, run, pick_device(device))
+        stage(load_study(study), teacher, run, place)
 
 
 @commands.command(epilog="Example: mskd train-student --study config/demo.yaml --method mskd --run fold0-seed0")
-def train_student(study: StudyFile, method: MethodName, run: RunName, device: DeviceName = "auto") -> None:
+def train_student(
+    study: StudyFile, method: MethodName, run: RunName, device: DeviceName = "auto", processes: Processes = 1
+) -> None:
     """Train the multi-organ network of a method from cached targets."""
-    from mskd.config.loading import load_study
-    from mskd.device import pick_device
-    from mskd.stages.train_student import train_student as stage
+    with together(processes, device) as place:
+        from mskd.config.loading import load_study
+        from mskd.stages.train_student import train_student as stage
 
-    stage(load_study(study), method, run, pick_device(device))
+        stage(load_study(study), method, run, place)
 
 
 @commands.command(
@@ -137,6 +143,9 @@ def predict(
     dataset: DatasetName = "",
     block: BlockName = "",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, …; several: cuda:0,cuda:1.")] = "auto",
+    processes: Annotated[
+        int, typer.Option(min=0, help="With --study: processes that share a block, each on a GPU of its own.")
+    ] = 1,
 ) -> None:
     """Segment scans with a model folder, or predict a block of a study's test cases.
 
@@ -144,14 +153,16 @@ def predict(
     again does what is missing; several at a time share a folder.
     """
     if study is not None:
-        from mskd.config.loading import load_study
-        from mskd.device import pick_device
-        from mskd.stages.predict import predict as stage
+        with together(processes, device) as place:
+            from mskd.config.loading import load_study
+            from mskd.stages.predict import predict as stage
 
-        stage(load_study(study), method, run, dataset, block, pick_device(device))
+            stage(load_study(study), method, run, dataset, block, place)
         return
     if model is None or input_path is None or output is None:
         raise ConfigError("mskd predict needs -m MODEL -i INPUT -o OUTPUT (see mskd predict --help)")
+    if processes > 1:
+        raise ConfigError("--processes shares a block of a study; with -m write --device cuda:0,cuda:1, or --jobs 2")
     from mskd.stages.predict_scans import Wanted, predict_scans
 
     wanted = Wanted(organ_files, probabilities, dicom_seg, fast, force)

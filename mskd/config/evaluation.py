@@ -18,7 +18,13 @@ class Inference(Section):
     )
     overlap: float = key(0.5, "share of the window that neighbours have in common", ge=0, lt=1)
     batch_size: int = key(2, "windows per forward pass", unit="windows", ge=1)
-    threads: int = key(2, "CPU threads of one inference job", unit="threads", ge=1)
+    threads: int = key(2, "CPU threads of each process of an inference job", unit="threads", ge=1)
+    gpus: int = key(
+        1,
+        "GPUs of a job that caches or predicts: as many processes share the cases of its block",
+        unit="GPUs",
+        ge=1,
+    )
 
 
 class Evaluation(Section):

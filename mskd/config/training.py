@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import gcd
 from typing import Literal
 
 from pydantic import model_validator
@@ -82,11 +83,24 @@ class Training(Section):
     checkpoint_every: int = key(500, "steps between checkpoints for resume", unit="steps", ge=1)
     log_every: int = key(20, "steps between log rows", unit="steps", ge=1)
     threads: int = key(
-        2, "CPU threads of one training job (part of the result: sums depend on it)", unit="threads", ge=1
+        2, "CPU threads of each training process (part of the result: sums depend on it)", unit="threads", ge=1
     )
-    workers: int = key(0, "processes that read patches beside the training process", unit="processes", ge=0)
+    workers: int = key(0, "processes that read patches beside each training process", unit="processes", ge=0)
+    gpus: int = key(
+        1,
+        "GPUs of a training job: as many processes share each step's patches, so it divides `batch_size`",
+        unit="GPUs",
+        ge=1,
+    )
     ram_cache_gib: float = key(2.0, "decoded volumes kept in memory per reading process", unit="GiB", ge=0)
     augmentation: Augmentation = key(Augmentation, "random changes of patches")
+
+    @model_validator(mode="after")
+    def _gpus_share_evenly(self) -> Training:
+        if self.batch_size % self.gpus:
+            allowed = f"a divisor of batch_size, which is {self.batch_size}: every GPU has as many patches of a step"
+            raise FaultsError(Fault("gpus", self.gpus, allowed, {"gpus": gcd(self.gpus, self.batch_size)}))
+        return self
 
     @model_validator(mode="after")
     def _turns_need_squares(self) -> Training:

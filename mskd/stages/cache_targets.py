@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from mskd import processes
 from mskd.cache.encoding import encode_targets
 from mskd.cache.projection import Projection
 from mskd.cache.settings import CacheSettings, cache_settings
@@ -33,7 +34,10 @@ STAGE = "cache_targets"
 
 
 def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str, device: torch.device) -> None:
-    """Cache a teacher's targets for the cases of a block that students learn from; what stands is kept."""
+    """Cache a teacher's targets for the cases of a block that students learn from; what stands is kept.
+
+    Several processes share the cases; the first writes the manifest, once all are done.
+    """
     layout = Layout(study.root)
     settings = cache_settings(study.cache, logits_alone=is_part(run))
     cases, manifest = prepared_cases(study, asked_cases(study, teacher, run).get((dataset, block), []))
@@ -44,10 +48,11 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
     loaded: Teacher | None = None
     contents: dict[str, str | Future[str]] = {}
     clock, voxels = _Clock(), 0
+    mine = processes.share(cases)
     # one case is encoded and written while the teacher looks at the next; two are in memory at most
-    with progress(f"cache {teacher} {run} {dataset}/{block}", len(cases)) as advance, ThreadPoolExecutor(1) as writer:
+    with progress(f"cache {teacher} {run} {dataset}/{block}", len(mine)) as advance, ThreadPoolExecutor(1) as writer:
         writing: Future[str] | None = None
-        for case in cases:
+        for case in mine:
             place = target_place(study.cache_root, teacher, run, dataset, block, case.name)
             content = stored_content(place, keys[case.id])
             if content is None:
@@ -66,13 +71,13 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
             contents[case.id] = content or writing  # type: ignore[assignment]
             advance(1, case.name)
         with clock.at("waiting for encoding and writing"):
-            entries = {
-                case: {"key": keys[case], "content": found if isinstance(found, str) else found.result()}
-                for case, found in contents.items()
-            }
+            made = [found if isinstance(found, str) else found.result() for found in contents.values()]
     if voxels:
         log(clock.summary(voxels))
-    Manifest(STAGE, entries, manifest.skipped).write(layout.manifest(STAGE, teacher, run, dataset, block))
+    everything = zip(cases, processes.gather(made), strict=True)
+    entries = {case.id: {"key": keys[case.id], "content": content} for case, content in everything}
+    if processes.is_first():
+        Manifest(STAGE, entries, manifest.skipped).write(layout.manifest(STAGE, teacher, run, dataset, block))
 
 
 class _Clock:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from mskd import processes
 from mskd.cases import by_block
 from mskd.config.study import Study
 from mskd.console import progress
@@ -28,16 +29,16 @@ STAGE = "predict"
 
 
 def predict(study: Study, method: str, run: str, dataset: str, block: str, device: torch.device) -> None:
-    """Predict the test cases of a block; what stands under its key is kept."""
+    """Predict the test cases of a block; what stands under its key is kept. Several processes share the cases."""
     layout = Layout(study.root)
     cases, manifest = prepared_cases(study, by_block(cases_of(study, [dataset], run, ["test"])).get(block, []))
     prepared = manifest.entries
     weights = read_manifest(layout.manifest("train_student", method, run)).entries[method]["weights"]
     set_up(device, study.inference.threads)
     model: Model | None = None
-    entries = {}
-    with progress(f"predict {method} {run} {dataset}/{block}", len(cases)) as advance:
-        for case in cases:
+    mine, made = processes.share(cases), []
+    with progress(f"predict {method} {run} {dataset}/{block}", len(mine)) as advance:
+        for case in mine:
             path = layout.prediction(method, run, dataset, block, case.name)
             image = prepared[case.id]["image"]
             key = content_key(leaves=predict_leaves(study), code=stage_code(STAGE), weights=weights, image=image)
@@ -57,9 +58,11 @@ def predict(study: Study, method: str, run: str, dataset: str, block: str, devic
                     "weights_sha256": weights,
                 }
                 write_json(_record(path), {**record, "made_by": made_by(), "notice": "Not for clinical use."})
-            entries[case.id] = {"key": key, "content": content}
+            made.append({"key": key, "content": content})
             advance(1, case.name)
-    Manifest(STAGE, entries, manifest.skipped).write(layout.manifest(STAGE, method, run, dataset, block))
+    entries = {case.id: entry for case, entry in zip(cases, processes.gather(made), strict=True)}
+    if processes.is_first():
+        Manifest(STAGE, entries, manifest.skipped).write(layout.manifest(STAGE, method, run, dataset, block))
 
 
 def _predict_case(study: Study, model: Model, case: PreparedCase, path: Path) -> str:

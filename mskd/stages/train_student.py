@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import torch
 
+from mskd import processes
 from mskd.cache.store import TargetStore, use_pipeline
 from mskd.cases import Case, seed_of_run
 from mskd.config.study import Study
@@ -37,7 +38,10 @@ TARGETS, CROSS_FITTED = "targets/", "cross_fitted/"
 
 
 def train_student(study: Study, method: str, run: str, device: torch.device) -> None:
-    """Train the network of a method, unless its model stands under the same key."""
+    """Train the network of a method, unless its model stands under the same key.
+
+    Several processes may train it together; one that is put together from teachers is the first process's work.
+    """
     layout = Layout(study.root)
     facts = method_facts(study.method_kind(method))
     learn, check = (cases_of(study, training_datasets(study), run, [split]) for split in ("train", "val"))
@@ -50,7 +54,11 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
     key = content_key(leaves=student_leaves(study, method), code=code, run=run, inputs=inputs)
     folder = layout.student(method, run)
     kept, data = study.evaluation.largest_component, _data(study, facts, [*learn, *check])
-    weights = stored_weights(folder, key)
+    weights = processes.as_first(stored_weights(folder, key))
+    if weights is None and facts.trains:
+        network, scores = _train(study, method, facts, run, learn, check, inputs, key, device)
+    if not processes.is_first():
+        return
     if weights is not None:
         update_card(folder, largest_component=kept, data=data)
     else:
@@ -62,7 +70,6 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
             "seed": seed_of_run(run),
         }
         if facts.trains:
-            network, scores = _train(study, method, facts, run, learn, check, inputs, key, device)
             provenance |= {
                 "validation": scores,
                 "training": study.method_training(method).model_dump(mode="json"),

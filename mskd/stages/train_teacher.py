@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from mskd import processes
 from mskd.cases import seed_of_run
 from mskd.config.study import Study
 from mskd.console import log
@@ -27,7 +28,7 @@ IGNORE = 255
 
 
 def train_teacher(study: Study, teacher: str, run: str, device: torch.device) -> None:
-    """Train a teacher, unless its model stands under the same key."""
+    """Train a teacher, unless its model stands under the same key; several processes may train it together."""
     layout = Layout(study.root)
     folder = layout.teacher(teacher, run)
     dataset, training = study.teacher_dataset(teacher), study.teacher_training(teacher)
@@ -42,10 +43,8 @@ def train_teacher(study: Study, teacher: str, run: str, device: torch.device) ->
     key = content_key(leaves=teacher_leaves(study, teacher), code=stage_code(STAGE), run=run, inputs=inputs)
     organs = study.teacher_organs(teacher)
     kept, data = study.evaluation.largest_component, training_data(study, [*learn, *check], organs)
-    weights = stored_weights(folder, key)
-    if weights is not None:
-        update_card(folder, largest_component=kept, data=data)
-    else:
+    weights = processes.as_first(stored_weights(folder, key))
+    if weights is None:
         set_up(device, training.threads)
         seed = stable_seed("teacher", teacher, run)
         torch.manual_seed(seed)
@@ -61,6 +60,11 @@ def train_teacher(study: Study, teacher: str, run: str, device: torch.device) ->
         sampler = patches(study, training_cases(study, learn, training), training, seed=seed, needs=PatchNeeds())
         scores = train(trainee, sampler, training, folder=folder, device=device, resume_key=key)
         log(f"teacher {teacher} {run}: {scores}")
+    if not processes.is_first():
+        return
+    if weights is not None:
+        update_card(folder, largest_component=kept, data=data)
+    else:
         weights = save_model(
             folder,
             network,

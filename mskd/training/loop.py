@@ -1,4 +1,8 @@
-"""The training loop: the same for teachers and students."""
+"""The training loop: the same for teachers and students, for one process and for several that share each step.
+
+Several processes (mskd/processes.py) draw the same samples, take the same steps and choose the same weights as one;
+only sums of floating point numbers are ordered differently. So either may go on with the other's checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler, Subset
 
+from mskd import processes
 from mskd.config.training import Training
 from mskd.console import log, progress
-from mskd.errors import MskdError
+from mskd.errors import ConfigError, MskdError
 from mskd.training.cases import read_with_one_thread
 from mskd.training.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from mskd.training.journal import Journal
@@ -42,7 +47,8 @@ class Trainee:
         network: Becomes the model.
         auxiliary: Learns along and is thrown away (projections of features); may be empty.
         loss: Batch and step → weighted terms; their sum is minimised.
-        validate: Scores the network as it is: "val_dice" and more; {} if there are no validation cases.
+        validate: Scores the network as it is, alike in every process: "val_dice" and more; {} if there are no
+            validation cases.
     """
 
     title: str
@@ -75,9 +81,15 @@ def train(
         The last validation scores of the chosen weights, and "step" at which they were reached.
 
     Raises:
-        InterruptedTraining: After SIGTERM or SIGUSR1, once the checkpoint is written.
+        InterruptedTraining: After SIGTERM or SIGUSR1 in any process, once the checkpoint is written.
+        ConfigError: If the processes cannot share a step's patches evenly.
         MskdError: If the loss is not finite.
     """
+    if settings.batch_size % processes.world():
+        raise ConfigError(
+            f"{trainee.title}: {processes.world()} processes cannot share the {settings.batch_size} patches of a step "
+            "evenly\n  way out: as many processes (GPUs) as a divisor of training.batch_size"
+        )
     network, auxiliary = trainee.network.to(device), trainee.auxiliary.to(device)
     learning = nn.ModuleDict({"network": network, "auxiliary": auxiliary})
     optimiser = build_optimiser(learning.parameters(), settings)
@@ -94,9 +106,12 @@ def train(
             average.weights = {k: v.to(device) for k, v in groups["average"].items()}
         best, scores, first = groups.get("best", {}), state["scores"], int(state["step"])
         log(f"{trainee.title}: resuming after step {first}")
-    journal = Journal(folder, first_step=first)
+    _check_all_resume(processes.gather([first]), folder / CHECKPOINT)
+    journal = Journal(folder, first_step=first) if processes.is_first() else None
 
     def checkpoint(step: int) -> None:
+        if not processes.is_first():
+            return
         groups = {"network": network.state_dict(), "auxiliary": auxiliary.state_dict(), "best": best}
         groups["optimiser"] = optimiser_tensors(optimiser)
         if average:
@@ -107,12 +122,13 @@ def train(
         nonlocal best, scores
         chosen = average.weights if average else network.state_dict()
         found = _validate_with(network, chosen, trainee.validate)
-        if found:
+        if found and journal:
             journal.add(step, **found)
         if settings.keep == "last" or not found or found["val_dice"] > scores["val_dice"]:
             best = {k: v.detach().cpu().clone() for k, v in chosen.items()}
             scores = {**found, "step": step}
-        journal.plot(trainee.title)
+        if journal:
+            journal.plot(trainee.title)
 
     started = time.monotonic()
     with _stop_requested() as stop, progress(trainee.title, settings.steps, done=first) as advance:
@@ -125,19 +141,24 @@ def train(
             if average:
                 average.update(network, done)
             if done % settings.log_every == 0 or done == settings.steps:
-                values = {name: float(value.detach()) for name, value in terms.items()}
+                values = processes.mean({name: float(value.detach()) for name, value in terms.items()})
                 _check_finite(values, trainee.title, step)
-                journal.add(done, **values, learning_rate=lr, time_s=round(time.monotonic() - started, 3))
+                if journal:
+                    journal.add(done, **values, learning_rate=lr, time_s=round(time.monotonic() - started, 3))
             if done % settings.validate_every == 0 or done == settings.steps:
                 validate(done)
-            stopping = stop()  # asked once: a signal between checkpoint and exit would lose the steps since
+            # asked once: a signal between checkpoint and exit would lose the steps since
+            stopping = processes.anywhere(stop())
             if stopping or (done % settings.checkpoint_every == 0 and done < settings.steps):
                 checkpoint(done)
             if stopping and done < settings.steps:
-                journal.close()
+                if journal:
+                    journal.close()
+                processes.anywhere(True)  # none ends before the checkpoint is written: torchrun would end the others
                 raise InterruptedTraining(f"{trainee.title}: stopped after step {done}; run the same command to go on")
-            advance(1, f"loss {float(terms['loss'].detach()):.3f}" if done % settings.log_every == 0 else "")
-    journal.close()
+            advance(1, f"loss {values['loss']:.3f}" if done % settings.log_every == 0 else "")
+    if journal:
+        journal.close()
     if not best:
         raise MskdError(f"{trainee.title}: the checkpoint holds no weights to keep; delete {folder} and train again")
     network.load_state_dict(best)
@@ -159,6 +180,7 @@ def _step(
         terms = trainee.loss(batch, step)
     total = torch.stack(list(terms.values())).sum()
     total.backward()  # type: ignore[no-untyped-call]
+    processes.average_gradients(learning.parameters())
     if settings.gradient_clip:
         nn.utils.clip_grad_norm_(learning.parameters(), settings.gradient_clip)
     optimiser.step()
@@ -166,10 +188,10 @@ def _step(
 
 
 def _batches(patches: PatchDataset, settings: Training, first: int) -> Iterator[Batch]:
-    rest = Subset(patches, range(first * settings.batch_size, settings.steps * settings.batch_size))
+    rest = Subset(patches, processes.share(range(first * settings.batch_size, settings.steps * settings.batch_size)))
     loader: DataLoader[Any] = DataLoader(
         rest,
-        batch_size=settings.batch_size,
+        batch_size=settings.batch_size // processes.world(),
         sampler=SequentialSampler(rest),
         num_workers=settings.workers,
         worker_init_fn=read_with_one_thread,
@@ -189,6 +211,14 @@ def _validate_with(network: nn.Module, weights: dict[str, Tensor], validate: Val
         return validate()
     finally:
         network.load_state_dict(own)
+
+
+def _check_all_resume(steps: list[int], checkpoint: Path) -> None:
+    if len(set(steps)) > 1:
+        raise MskdError(
+            f"processes would go on after different steps ({', '.join(map(str, steps))}): they do not see the same "
+            f"{checkpoint}\n  way out: put `results` on a disk that all nodes share, and run the same command again"
+        )
 
 
 def _check_finite(values: dict[str, float], title: str, step: int) -> None:

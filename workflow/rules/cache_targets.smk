@@ -9,10 +9,11 @@ rule cache_targets:
         f"{RESULTS}/logs/cache_targets/{{teacher}}/{{run}}/{{dataset}}/{{block}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/cache_targets/{{teacher}}/{{run}}/{{dataset}}/{{block}}.tsv"
-    threads: STUDY.inference.threads
+    threads: demands.inference_cores(STUDY)
     resources:
-        gpu=1,
-        mem_mb=lambda w, attempt: demands.volumes_mb(
+        gpu=STUDY.inference.gpus,
+        nodes=1,
+        mem_mb=lambda w, attempt: demands.inference_mb(
             "cache_targets", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
         ),
         runtime=lambda w, attempt: demands.volumes_min(
@@ -25,4 +26,4 @@ rule cache_targets:
         code=leaves.stage_code("cache_targets"),
     shell:
         "{MSKD} cache make --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q}"
-        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} > {log:q} 2>&1"
+        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} --processes {resources.gpu} > {log:q} 2>&1"

@@ -8,10 +8,11 @@ rule predict:
         f"{RESULTS}/logs/predict/{{method}}/{{run}}/{{dataset}}/{{block}}.log",
     benchmark:
         f"{RESULTS}/benchmarks/predict/{{method}}/{{run}}/{{dataset}}/{{block}}.tsv"
-    threads: STUDY.inference.threads
+    threads: demands.inference_cores(STUDY)
     resources:
-        gpu=1,
-        mem_mb=lambda w, attempt: demands.volumes_mb(
+        gpu=STUDY.inference.gpus,
+        nodes=1,
+        mem_mb=lambda w, attempt: demands.inference_mb(
             "predict", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
         ),
         runtime=lambda w, attempt: demands.volumes_min(
@@ -23,4 +24,4 @@ rule predict:
         code=leaves.stage_code("predict"),
     shell:
         "{MSKD} predict --study {STUDY_FILE:q} --method {wildcards.method:q} --run {wildcards.run:q}"
-        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} > {log:q} 2>&1"
+        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} --processes {resources.gpu} > {log:q} 2>&1"

@@ -9,7 +9,8 @@ rule train_student:
         f"{RESULTS}/benchmarks/train_student/{{method}}/{{run}}.tsv"
     threads: lambda w: demands.training_cores(STUDY.method_training(w.method))
     resources:
-        gpu=1,
+        gpu=lambda w: STUDY.method_training(w.method).gpus,
+        nodes=1,
         mem_mb=lambda w, attempt: demands.training_mb(
             STUDY, STUDY.method_training(w.method), attempt
         ),
@@ -21,4 +22,5 @@ rule train_student:
         cases=lambda w: GRAPH.members(w.run, *GRAPH.training),
         code=lambda w: leaves.stage_code("train_student", STUDY.method_kind(w.method)),
     shell:
-        "{MSKD} train-student --study {STUDY_FILE:q} --method {wildcards.method:q} --run {wildcards.run:q} > {log:q} 2>&1"
+        "{MSKD} train-student --study {STUDY_FILE:q} --method {wildcards.method:q} --run {wildcards.run:q}"
+        " --processes {resources.gpu} > {log:q} 2>&1"

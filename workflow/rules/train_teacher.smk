@@ -9,7 +9,8 @@ rule train_teacher:
         f"{RESULTS}/benchmarks/train_teacher/{{teacher}}/{{run}}.tsv"
     threads: lambda w: demands.training_cores(STUDY.teacher_training(w.teacher))
     resources:
-        gpu=1,
+        gpu=lambda w: STUDY.teacher_training(w.teacher).gpus,
+        nodes=1,
         mem_mb=lambda w, attempt: demands.training_mb(
             STUDY, STUDY.teacher_training(w.teacher), attempt
         ),
@@ -21,4 +22,5 @@ rule train_teacher:
         cases=lambda w: GRAPH.members(w.run, STUDY.teacher_dataset(w.teacher)),
         code=leaves.stage_code("train_teacher"),
     shell:
-        "{MSKD} train-teacher --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q} > {log:q} 2>&1"
+        "{MSKD} train-teacher --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q}"
+        " --processes {resources.gpu} > {log:q} 2>&1"
