@@ -25,7 +25,6 @@ from mskd.config.model import Network, Preprocessing
 from mskd.models import save_model
 from mskd.networks.unet import UNet
 from mskd.provenance import made_by
-from mskd.storage import write_json
 
 ORGANS = ("liver", "spleen", "kidney", "pancreas", "gallbladder")
 SPACING_MM = (0.8, 0.8, 1.0)
@@ -71,7 +70,8 @@ def main() -> None:
             "made_by": made_by(),
         }
     print(json.dumps(row))
-    write_json(Path("benchmarks/results/predict_memory.json"), row)
+    with Path("benchmarks/results/predict_memory.jsonl").open("a", encoding="utf-8") as stream:
+        stream.write(json.dumps(row) + "\n")
 
 
 def write_scan(path: Path, shape: list[int]) -> None:
