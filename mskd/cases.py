@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mskd.config.data import Dataset
 from mskd.config.study import Study
-from mskd.datasets.blocks import block_of
+from mskd.datasets.blocks import MOST_CASES, block_of, default_blocks
 from mskd.datasets.case import LabelFile, RawCase, Split
 from mskd.datasets.collection import WHOLE_DATASET, ListingError
 from mskd.datasets.listing import find_cases
@@ -100,14 +100,19 @@ def split_cases(
     return assign_splits(name, raw, replace(rule, allow_missing=rule.allow_missing or allow_missing))
 
 
-def place_cases(study: Study, name: str, raw: Iterable[RawCase], splits: Mapping[str, Split]) -> list[Case]:
-    """Return the study's view of a dataset's cases."""
+def place_cases(study: Study, name: str, raw: Sequence[RawCase], splits: Mapping[str, Split]) -> list[Case]:
+    """Return the study's view of all cases of a dataset.
+
+    Raises:
+        ConfigError: If there are so few blocks that a folder would hold too many files.
+    """
     dataset, root = study.datasets[name], data_root(study, name)
-    return [
+    n_blocks = block_count(study, name, len(raw))
+    cases = [
         Case(
             dataset=name,
             name=case.name,
-            block=block_of(f"{name}/{case.name}", dataset.blocks),
+            block=block_of(f"{name}/{case.name}", n_blocks),
             image=case.image,
             labels=case.labels,
             withheld=root / "withheld" / f"{case.name}.nii.gz" if dataset.withheld else None,
@@ -115,6 +120,19 @@ def place_cases(study: Study, name: str, raw: Iterable[RawCase], splits: Mapping
         )
         for case in raw
     ]
+    largest = max(Counter(case.block for case in cases).values(), default=0)
+    if largest > MOST_CASES:
+        raise ConfigError(
+            f"datasets.{name}.blocks: {n_blocks} puts {largest} cases into one folder, more than {MOST_CASES}; write\n"
+            f"  blocks: {default_blocks(len(cases))}\nor leave the key out"
+        )
+    return cases
+
+
+def block_count(study: Study, name: str, n_cases: int) -> int:
+    """Return the number of blocks of a dataset of so many cases."""
+    blocks = study.datasets[name].blocks
+    return default_blocks(n_cases) if blocks is None else blocks
 
 
 def by_block(cases: list[Case]) -> dict[str, list[Case]]:

@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from mskd.cache.settings import cache_settings
-from mskd.cases import Case, by_block, check_study_cases, fold_of_run, held_out, is_part, list_cases
+from mskd.cases import Case, block_count, by_block, check_study_cases, fold_of_run, held_out, is_part, list_cases
 from mskd.config.data import Dataset
 from mskd.config.loading import dump_study
 from mskd.config.study import Study
@@ -40,9 +40,14 @@ class Graph:
     def snapshot(self) -> Path:
         """Write the whole configuration, defaults included, under a name made of its content; jobs read this file.
 
-        A study file that is edited while jobs run does not change them.
+        A study file that is edited while jobs run does not change them, nor does a case that comes to a dataset: the
+        number of blocks is written down.
         """
-        text = dump_study(self.study)
+        datasets = {
+            name: section.model_copy(update={"blocks": block_count(self.study, name, len(self.cases(name)))})
+            for name, section in self.study.datasets.items()
+        }
+        text = dump_study(self.study.model_copy(update={"datasets": datasets}))
         path = self.layout.root / "config" / f"{content_key(text=text)[:12]}.yaml"
         if not path.is_file():
             write_text(path, text)

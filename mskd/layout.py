@@ -49,9 +49,9 @@ class Layout:
         """Scores of a method on a dataset's test cases."""
         return self.root / "metrics" / method / run / f"{dataset}.csv"
 
-    def check(self, dataset: str, case: str) -> Path:
+    def check(self, dataset: str, block: str, case: str) -> Path:
         """What the checks of one case found, kept under the state of its files."""
-        return self.root / "checks" / dataset / f"{case}.json"
+        return self.root / "checks" / dataset / block / f"{case}.json"
 
     def manifest(self, stage: str, *parts: str) -> Path:
         """Manifest of a job."""

@@ -109,7 +109,14 @@ class Dataset(Section):
         "shown as accepted and stop nothing",
         example={"spleen_8": ["anatomy.mirrored"]},
     )
-    blocks: int = key(4, "number of buckets of cases; one job works on one bucket", unit="blocks", ge=1, le=4096)
+    blocks: int | None = key(
+        None,
+        "number of buckets of cases; one job works on one bucket; default: one for 64 cases, at least 4",
+        unit="blocks",
+        example=16,
+        ge=1,
+        le=4096,
+    )
 
     @field_validator("path", mode="before")
     @classmethod

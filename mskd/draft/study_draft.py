@@ -20,7 +20,6 @@ from mskd.organs import ORGANS, read_label_name
 
 Role = Literal["train", "external"]
 ROLES: tuple[Role, ...] = ("train", "external")
-CASES_PER_BLOCK = 8
 SPACING_CASES = 5  # headers that are read per dataset
 
 
@@ -78,11 +77,6 @@ class DatasetDraft:
     def organs(self) -> list[str]:
         """Organs that it labels, of those of the study."""
         return [organ for organ in dict.fromkeys(self.meaning.values()) if organ not in (IGNORE, BACKGROUND)]
-
-    @property
-    def blocks(self) -> int:
-        """Buckets of cases."""
-        return min(4096, -(-len(self.found.cases) // CASES_PER_BLOCK))
 
 
 @dataclass(frozen=True)

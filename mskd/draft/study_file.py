@@ -143,7 +143,6 @@ def _dataset(dataset: DatasetDraft) -> list[str]:
     ]
     if dataset.role == "train":
         lines.append(f"    split: {_value(dict(dataset.split))}")
-    lines.append(f"    blocks: {dataset.blocks}   # jobs that its cases are shared out to")
     return lines
 
 

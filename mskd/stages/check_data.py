@@ -44,6 +44,7 @@ class CheckedDataset:
         rules: What its label files mean.
         splits: Split of each case in each fold; empty where it cannot be made.
         findings: What the listing and the split show.
+        blocks: Block of each case: a folder of their records.
         not_made: Phantoms that are not made yet.
         results: What the checks of each case found.
     """
@@ -53,6 +54,7 @@ class CheckedDataset:
     rules: LabelRules
     splits: dict[str, list[str]]
     findings: list[Finding]
+    blocks: dict[str, str]
     not_made: int = 0
     results: dict[str, CaseResult] = field(default_factory=dict)
 
@@ -165,10 +167,11 @@ def _listed(study: Study, name: str) -> CheckedDataset:
         findings = [*findings, *of_split]
     placed = place_cases(study, name, raw, dict.fromkeys([case.name for case in raw], "train"))
     cases = [CaseFiles(c.dataset, c.name, c.image, c.labels, c.withheld) for c in placed]
+    blocks = {case.name: case.block for case in placed}
     listed = len(cases)
     if study.datasets[name].phantom is not None:  # the workflow makes what is missing
         cases = [case for case in cases if all(path.exists() for path in _paths(case, rules))]
-    return CheckedDataset(name, cases, rules, splits, findings, not_made=listed - len(cases))
+    return CheckedDataset(name, cases, rules, splits, findings, blocks, not_made=listed - len(cases))
 
 
 def _check_cases(study: Study, checked: Sequence[CheckedDataset], jobs: int) -> None:
@@ -180,7 +183,7 @@ def _check_cases(study: Study, checked: Sequence[CheckedDataset], jobs: int) -> 
         leaves = check_leaves(study, dataset.name)
         for case in dataset.cases:
             key = content_key(leaves=leaves, code=code, files=_states(_paths(case, dataset.rules)))
-            standing = _standing(layout.check(dataset.name, case.name), key)
+            standing = _standing(layout.check(dataset.name, dataset.blocks[case.name], case.name), key)
             if standing is None:
                 open_cases.append((dataset, case, key))
             else:
@@ -193,7 +196,9 @@ def _check_cases(study: Study, checked: Sequence[CheckedDataset], jobs: int) -> 
         with progress("check", done + len(to_do), done=done) as advance:
             for position, result in _run(to_do, jobs):
                 dataset, case, key = open_cases[position]
-                write_json(layout.check(dataset.name, case.name), {"key": key, **result.to_json()})
+                write_json(
+                    layout.check(dataset.name, dataset.blocks[case.name], case.name), {"key": key, **result.to_json()}
+                )
                 dataset.results[case.name] = result
                 advance(1, case.id)
     for dataset in checked:  # findings in the order of the cases, whatever was done first

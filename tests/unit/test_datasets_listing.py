@@ -169,11 +169,24 @@ def test_block_is_one_of_the_names(case_id: str, n_blocks: int) -> None:
     assert block_of(case_id, n_blocks) in block_names(n_blocks)
 
 
+@given(st.lists(st.text("abc0123", min_size=1), min_size=1), st.integers(1, 300))
+def test_one_block_more_divides_one_block_and_leaves_the_others_alone(ids: list[str], n_blocks: int) -> None:
+    new, moved = block_names(n_blocks + 1)[-1], set()
+    for case_id in ids:
+        before, after = block_of(case_id, n_blocks), block_of(case_id, n_blocks + 1)
+        if before != after:
+            assert after == new
+            moved.add(before)
+    assert len(moved) <= 1
+
+
 def test_blocks_are_fixed_for_ever() -> None:
     # sha256("liver/liver_1") begins with these eight bytes.
     first = int.from_bytes(bytes.fromhex("a3561870dcc826f0"), "big")
     assert block_of("liver/liver_1", 8) == f"b{first % 8:02d}"
-    assert block_of("liver/liver_1", 101) == f"b{first % 101:03d}"
+    # 101 blocks are 128 of which the last 27 are not divided off yet
+    whole = first % 128
+    assert block_of("liver/liver_1", 101) == f"b{whole if whole < 101 else whole - 64:02d}"
     assert block_names(3) == ("b00", "b01", "b02")
     with pytest.raises(ConfigError, match="at least 1"):
         block_of("liver/liver_1", 0)
