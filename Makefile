@@ -4,6 +4,7 @@ PYTHON ?= python3
 CORES ?= all
 PYTEST_ARGS ?= -n auto
 KILLS ?= 20
+FUZZ_SECONDS ?= 60
 FLIPS ?= 5000
 # Chosen by hand, so that a new lock does not change results by the way; the other versions follow from it.
 TORCH := torch==2.13.0
@@ -17,7 +18,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MINOR := import sys; print("%d.%d" % sys.version_info[:2])
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-slurm-faults slurm-packages soak lint docs lock bundle clean
+.PHONY: help setup demo test test-slurm test-slurm-faults slurm-packages soak fuzz lint docs lock bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -60,6 +61,10 @@ slurm-packages:
 soak: setup ## kill writers and flip bytes of the cache many more times than the tests do (minutes)
 	@MSKD_KILLS=$(KILLS) MSKD_FLIPS=$(FLIPS) $(BIN)/pytest tests/unit/test_cache_faults.py \
 	  tests/unit/test_cache_store.py tests/unit/test_cache_remote.py $(PYTEST_ARGS)
+
+fuzz: setup ## let libFuzzer look for headers that break the readers (a minute; FUZZ_SECONDS=3600 for longer)
+	@$(PIP) install --quiet "atheris>=3,<4"
+	@PYTHONPATH="$(CURDIR)" $(BIN)/python tests/fuzz/nifti.py -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
 
 lint: setup ## ruff, mypy and snakefmt
 	@$(BIN)/ruff check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import stat
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,7 +21,9 @@ from mskd.geometry import MAX_VOXELS, Affine
 from mskd.provenance import content_key, file_digest
 
 IGNORE_VALUE = 255
-_DAMAGED = (OSError, EOFError, OverflowError, zlib.error, ValueError)
+_DAMAGED = (OSError, EOFError, OverflowError, MemoryError, zlib.error, ValueError)
+_MOST_PACKED = 1032  # deflate makes nothing smaller than this
+_MOST_AFTER = 2**26  # bytes behind the voxels that are read, to compare the checksum, before a file is given up
 
 
 def read_scan(path: Path | Series, case: str) -> tuple[npt.NDArray[Any], Affine]:
@@ -222,17 +225,9 @@ def _image_like(array: npt.NDArray[np.uint8], affine: Affine, like: Path | None)
 
 def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
     """Return image (voxels unread), shape and affine, checked."""
+    size = _file_bytes(path, case)
     try:
-        image: Any = nib.load(path)
-    except FileNotFoundError as error:
-        raise DataError(
-            case=case,
-            file=path,
-            expected="a NIfTI file",
-            found="no such file",
-            fix="check the dataset's path",
-            code="file.missing",
-        ) from error
+        image = _load(path)
     except (*_DAMAGED, nib.filebasedimages.ImageFileError, nib.spatialimages.HeaderDataError) as error:
         raise _damaged(path, case, error) from error
     shape = tuple(int(n) for n in image.shape)
@@ -247,6 +242,9 @@ def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
             fix="extract one volume",
             code="header.size" if np.prod(shape, dtype=np.float64) > MAX_VOXELS else "header.dimensions",
         )
+    claimed = np.prod(shape, dtype=np.float64) * image.get_data_dtype().itemsize
+    if isinstance(image, nib.Nifti1Image) and claimed > size * (_MOST_PACKED if path.suffix == ".gz" else 1):
+        raise _damaged(path, case, EOFError(f"its header claims {claimed:.0f} bytes of voxels, the file has {size}"))
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise DataError(
@@ -258,6 +256,43 @@ def _open(path: Path, case: str) -> tuple[Any, tuple[int, ...], Affine]:
             code="header.affine",
         )
     return image, shape, affine
+
+
+def _load(path: Path) -> Any:
+    """Return the image, voxels unread; none of the other formats that nibabel knows is tried."""
+    sniff: Any = None
+    for kind in (nib.Nifti1Pair, nib.Nifti1Image, nib.Nifti2Pair, nib.Nifti2Image):
+        is_one, sniff = kind.path_maybe_image(path, sniff)
+        if is_one:
+            return kind.from_filename(path)
+    raise nib.filebasedimages.ImageFileError("no NIfTI file")
+
+
+def _file_bytes(path: Path, case: str) -> int:
+    """Return the size of a file; a pipe or a device, which may never end, is not opened."""
+    try:
+        status = path.stat()
+    except FileNotFoundError as error:
+        raise DataError(
+            case=case,
+            file=path,
+            expected="a NIfTI file",
+            found="no such file",
+            fix="check the dataset's path",
+            code="file.missing",
+        ) from error
+    except OSError as error:
+        raise _damaged(path, case, error) from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(
+            case=case,
+            file=path,
+            expected="a NIfTI file",
+            found="a folder" if stat.S_ISDIR(status.st_mode) else "a pipe, a socket or a device",
+            fix="check the dataset's path",
+            code="file.unreadable",
+        )
+    return status.st_size
 
 
 def _read(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
@@ -279,8 +314,11 @@ def _whole_file(image: Any, path: Path) -> Iterator[Any]:
         return
     with gzip.open(path) as stream:
         yield type(image).from_stream(stream)
-        while stream.read(2**20):
-            pass
+        after = 0
+        while part := stream.read(2**20):
+            after += len(part)
+            if after > _MOST_AFTER:
+                raise ValueError(f"more than {_MOST_AFTER} bytes behind the voxels that its header tells of")
 
 
 def _require_numbers(array: npt.NDArray[Any], path: Path, case: str) -> None:
