@@ -64,7 +64,7 @@ soak: setup ## kill writers and flip bytes of the cache many more times than the
 
 fuzz: setup ## let libFuzzer look for headers that break the readers (a minute; FUZZ_SECONDS=3600 for longer)
 	@$(PIP) install --quiet "atheris>=3,<4"
-	@PYTHONPATH="$(CURDIR)" $(BIN)/python tests/fuzz/nifti.py -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
+	@PYTHONPATH="$(CURDIR)" $(BIN)/python tests/fuzz/fuzz_nifti.py -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
 
 lint: setup ## ruff, mypy and snakefmt
 	@$(BIN)/ruff check .

@@ -155,6 +155,10 @@ def load_model(folder: Path, device: torch.device | str = "cpu") -> Model:
         network.load_state_dict(tensors)
         window, stride = card["window"], card["stride"]
         labels = {str(organ): int(channel) for organ, channel in card["labels"].items()}
+        if odd := [
+            organ for organ in labels if not organ.isprintable() or {"/", "\\"} & set(organ) or organ[:1] in ("", ".")
+        ]:
+            raise ValueError(f"labels named {odd}: they become names of files")
         largest_component = tuple(card.get("largest_component", ()))  # models of before have none
         if unknown := [organ for organ in largest_component if organ not in labels]:
             raise ValueError(f"largest_component names {unknown}, the labels are {list(labels)}")

@@ -121,3 +121,24 @@ def test_a_model_names_no_module_of_its_own_choice(tmp_path: Path, kind: object)
     write_json(tmp_path / "m" / CARD, card)
     with pytest.raises(MissingArtefactError, match=r"damaged|kind of network"):
         load_model(tmp_path / "m")
+
+
+@pytest.mark.parametrize("organ", ["../liver", "a/b", "a\\b", ".liver", "", "liv\ner", "\x1b[31m"])
+def test_a_model_writes_no_file_where_it_likes(tmp_path: Path, organ: str) -> None:
+    """Names of labels become names of files with `mskd predict --organ-files`."""
+    save_model(
+        tmp_path / "m",
+        UNet(Network(features=[2, 3], convolutions_per_level=1), 2),
+        labels={"liver": 1},
+        preprocessing=Preprocessing(),
+        window=(8, 8, 8),
+        overlap=0.5,
+        stride=(2, 2, 2),
+        key="k",
+        provenance={},
+    )
+    card = read_card(tmp_path / "m")
+    card["labels"] = {organ: 1}
+    write_json(tmp_path / "m" / CARD, card)
+    with pytest.raises(MissingArtefactError, match="names of files"):
+        load_model(tmp_path / "m")
