@@ -11,6 +11,7 @@ from math import ceil, prod
 from mskd.cases import Case
 from mskd.config.study import Study
 from mskd.config.training import Training
+from mskd.methods.registry import method_facts
 
 BASE_MB = 1000  # Python with torch, and the two Snakemake processes that Slurm's executor nests around a job
 PACKED = 3  # a gzipped CT is about a third of its voxels
@@ -80,6 +81,12 @@ def training_mb(study: Study, training: Training, attempt: int) -> int:
 def training_cores(training: Training) -> int:
     """Return the cores of a training: per GPU its threads, and one for each process that reads patches."""
     return training.gpus * (training.threads + training.workers)
+
+
+def student_gpus(study: Study, method: str) -> int:
+    """Return the GPUs of making a method's network: one where it is only put together from teachers."""
+    trains = method_facts(study.method_kind(method)).trains
+    return study.method_training(method).gpus if trains else 1
 
 
 def training_min(training: Training, attempt: int) -> int:

@@ -38,7 +38,7 @@ def jobs(project: Project, *arguments: str) -> dict[str, set[tuple[int, int]]]:
 def test_the_study_says_how_many(project: Project) -> None:
     assert jobs(project) == {
         "train_teacher": {(2, 2 * 4)},  # a thread and three readers each
-        "train_student": {(2, 2 * 4)},
+        "train_student": {(2, 2 * 4), (1, 2 * 4)},  # individual is only put together
         "train_student mskd": {(4, 4 * 4)},
         "cache_targets": {(3, 3)},
         "predict": {(3, 3)},

@@ -26,4 +26,4 @@ rule cache_targets:
         code=leaves.stage_code("cache_targets"),
     shell:
         "{MSKD} cache make --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q}"
-        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} --processes {resources.gpu} > {log:q} 2>&1"
+        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} --processes {resources.gpu:q} > {log:q} 2>&1"

@@ -24,4 +24,4 @@ rule predict:
         code=leaves.stage_code("predict"),
     shell:
         "{MSKD} predict --study {STUDY_FILE:q} --method {wildcards.method:q} --run {wildcards.run:q}"
-        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} --processes {resources.gpu} > {log:q} 2>&1"
+        " --dataset {wildcards.dataset:q} --block {wildcards.block:q} --processes {resources.gpu:q} > {log:q} 2>&1"

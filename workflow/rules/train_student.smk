@@ -9,7 +9,7 @@ rule train_student:
         f"{RESULTS}/benchmarks/train_student/{{method}}/{{run}}.tsv"
     threads: lambda w: demands.training_cores(STUDY.method_training(w.method))
     resources:
-        gpu=lambda w: STUDY.method_training(w.method).gpus,
+        gpu=lambda w: demands.student_gpus(STUDY, w.method),
         nodes=1,
         mem_mb=lambda w, attempt: demands.training_mb(
             STUDY, STUDY.method_training(w.method), attempt
@@ -23,4 +23,4 @@ rule train_student:
         code=lambda w: leaves.stage_code("train_student", STUDY.method_kind(w.method)),
     shell:
         "{MSKD} train-student --study {STUDY_FILE:q} --method {wildcards.method:q} --run {wildcards.run:q}"
-        " --processes {resources.gpu} > {log:q} 2>&1"
+        " --processes {resources.gpu:q} > {log:q} 2>&1"

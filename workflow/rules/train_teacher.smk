@@ -23,4 +23,4 @@ rule train_teacher:
         code=leaves.stage_code("train_teacher"),
     shell:
         "{MSKD} train-teacher --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q}"
-        " --processes {resources.gpu} > {log:q} 2>&1"
+        " --processes {resources.gpu:q} > {log:q} 2>&1"
