@@ -51,7 +51,7 @@ def record() -> Record:
     def write(fault: str, lost_s: float) -> None:
         if target := os.environ.get("MSKD_FAULTS"):
             with Path(target).open("a", encoding="utf-8") as stream:
-                stream.write(json.dumps({"fault": fault, "lost_s": round(lost_s, 1), "made_by": made_by()}) + "\n")
+                stream.write(json.dumps({"fault": fault, "lost_s": round(lost_s, 3), "made_by": made_by()}) + "\n")
 
     return write
 

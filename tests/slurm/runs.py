@@ -91,7 +91,7 @@ def _first(found: Callable[[], list[Job]], what: str) -> Job:
         jobs[:] = found()
         return bool(jobs)
 
-    wait_for(look, what, seconds=240)
+    wait_for(look, what, seconds=600)
     return jobs[0]
 
 
@@ -99,6 +99,12 @@ def trained_rows(project: Project, method: str = "mskd") -> list[dict[str, float
     """Return the rows of a student's journal that have a time."""
     rows = [row for path in (project.results / "models" / method).glob("*/metrics.jsonl") for row in read_rows(path)]
     return [row for row in rows if "time_s" in row]
+
+
+def rows_of_the_dead(project: Project, cluster: Cluster, job: Job) -> list[dict[str, float]]:
+    """Wait until a training's job is over; return the rows that it left, before another attempt goes on."""
+    wait_for(lambda: job.id not in {j.id for j in cluster.jobs("RUNNING", "COMPLETING")}, f"the end of job {job.id}")
+    return trained_rows(project)
 
 
 def lost_s(rows: list[dict[str, float]], resumed: int) -> float:

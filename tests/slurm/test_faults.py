@@ -18,6 +18,7 @@ from .runs import (
     lost_s,
     make_slurm_project,
     resumed_after,
+    rows_of_the_dead,
     slurm,
     tables,
     trained_rows,
@@ -39,11 +40,11 @@ def test_a_job_that_is_killed_or_preempted_goes_on_from_its_checkpoint(
     project = make_slurm_project(tmp_path / "project", LONG)
     run = Running(project)
     job = training_under_way(project, cluster, "train_student", done)
-    rows = trained_rows(project)
     if name == "KILL":
         subprocess.run(["scancel", job.id], check=True)
     else:
         subprocess.run(["scancel", f"--signal={name}", job.id], check=True)
+    rows = rows_of_the_dead(project, cluster, job)
     code, said = run.finish()
     assert code == 0, said
     assert any(step >= CHECKPOINT_EVERY for step in resumed_after(project))
@@ -72,9 +73,9 @@ def test_a_node_that_crashes(
     project = make_slurm_project(tmp_path / "project", LONG)
     run = Running(project)
     training_under_way(project, cluster, "train_student", done)
-    rows = trained_rows(project)
     cluster.crash("g1")
     wait_for(lambda: "NODE_FAIL" in states(cluster, done), "the controller to notice", seconds=90)
+    rows = trained_rows(project)
     cluster.start_node("g1")
     code, said = run.finish()
     if code:  # the executor leaves a node out on which a job was lost; here there is only one with GPUs
@@ -89,13 +90,13 @@ def test_snakemake_itself_is_killed(
 ) -> None:
     project = make_slurm_project(tmp_path / "project", LONG)
     run = Running(project)
-    training_under_way(project, cluster, "train_student", done)
-    rows = trained_rows(project)
+    job = training_under_way(project, cluster, "train_student", done)
     before = project.artefacts()
     run.kill()
     # the one line of docs/slurm.md
     subprocess.run(["scancel", "--me"], check=True)
     project.snakemake("--unlock")
+    rows = rows_of_the_dead(project, cluster, job)
     wait_for(lambda: not cluster.jobs("RUNNING", "COMPLETING"), "the end of orphaned jobs")
     slurm(project)
     kept = {name: mark for name, mark in project.artefacts().items() if name in before}

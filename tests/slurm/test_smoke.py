@@ -10,7 +10,7 @@ from .cluster import Cluster
 from .runs import make_slurm_project, slurm, tables
 
 GPU_RULES = {"train_teacher", "fit_projection", "cache_targets", "train_student", "predict"}
-CPU_RULES = {"check_data", "prepare", "evaluate"}
+CPU_RULES = {"check_data", "prepare", "compare_teachers", "evaluate"}
 
 
 def test_the_study_runs_through_the_profile(
