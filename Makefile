@@ -6,6 +6,7 @@ PYTEST_ARGS ?= -n auto
 KILLS ?= 20
 FUZZ_SECONDS ?= 60
 FLIPS ?= 5000
+BENCH_ARGS ?=
 # Chosen by hand, so that a new lock does not change results by the way; the other versions follow from it.
 TORCH := torch==2.13.0
 
@@ -18,7 +19,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 MINOR := import sys; print("%d.%d" % sys.version_info[:2])
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slurm test-slurm-faults slurm-packages soak fuzz lint docs lock bundle clean
+.PHONY: help setup demo test test-teachers test-slurm test-slurm-faults slurm-packages soak fuzz bench lint docs lock bundle clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +55,15 @@ test-slurm: setup slurm-packages ## a small study through the Slurm profile, on 
 test-slurm-faults: setup slurm-packages ## the same with jobs that are killed, starved, preempted (root; half an hour)
 	@MSKD_FAULTS="$(CURDIR)/benchmarks/results/faults.jsonl" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm $(PYTEST_ARGS) -n 0
 
+test-teachers: setup .venv-nnunet/bin/nnUNetv2_train ## teachers of other tools, nnU-Net v2 in an environment of its own (a few minutes)
+	@MSKD_NNUNET_PYTHON="$(CURDIR)/.venv-nnunet/bin/python" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/teachers $(PYTEST_ARGS) -n 0
+
+# the build of torch that the lock has, which is what keeps CUDA's libraries out where there is no GPU
+.venv-nnunet/bin/nnUNetv2_train:
+	@echo 'setting up .venv-nnunet/ (once; some minutes)'
+	@$(PYTHON) -m venv .venv-nnunet
+	@.venv-nnunet/bin/python -m pip --quiet --disable-pip-version-check install $(TORCH) "nnunetv2==2.8.1"
+
 slurm-packages:
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || \
 	  apt-get install --yes --quiet --no-install-recommends slurm-wlm slurm-client munge
@@ -65,6 +75,11 @@ soak: setup ## kill writers and flip bytes of the cache many more times than the
 fuzz: setup ## let libFuzzer look for headers that break the readers (a minute; FUZZ_SECONDS=3600 for longer)
 	@$(PIP) install --quiet "atheris>=3,<4"
 	@PYTHONPATH="$(CURDIR)" $(BIN)/python tests/fuzz/fuzz_nifti.py -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=4096
+
+bench: ## time every stage beside its peers, in an environment of their own (.venv-bench; 20 minutes)
+	@test -x $(VENV)-bench/bin/pip || $(PYTHON) -m venv $(VENV)-bench
+	@$(VENV)-bench/bin/pip --quiet --disable-pip-version-check install -c requirements.lock -e ".[bench]"
+	@$(VENV)-bench/bin/mskd bench $(BENCH_ARGS)
 
 lint: setup ## ruff, mypy and snakefmt
 	@$(BIN)/ruff check .
@@ -104,5 +119,5 @@ bundle: ## write wheelhouse/, from which `make setup` installs without a network
 	@echo '  tar --exclude=./.venv --exclude=./results --exclude=./.snakemake -cf ../mskd.tar .'
 	@echo '  (on the other machine) mkdir mskd && tar -xf mskd.tar -C mskd && cd mskd && make setup'
 
-clean: ## remove .venv/ and the tools' caches; results/ and wheelhouse/ stay
-	@rm -rf $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+clean: ## remove .venv/, .venv-bench/ and the tools' caches; results/ and wheelhouse/ stay
+	@rm -rf $(VENV) $(VENV)-bench .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -104,7 +104,7 @@ def writing(study: Study, cases: list[Case]) -> dict[str, Any]:
             source = PreparedCase(layout.prepared(case.dataset, case.block, case.name), case.id)
             load_s.append(timed(lambda s=source: (s.read("image"), s.read("body"))))
             start = time.perf_counter()
-            said = teacher.targets(source)
+            said = teacher.targets(source, case)
             middle = time.perf_counter()
             arrays = encode_targets(
                 said,

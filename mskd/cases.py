@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mskd.config.data import Dataset
-from mskd.config.study import Study
+from mskd.config.study import GIVEN, Study
 from mskd.datasets.blocks import MOST_CASES, block_of, default_blocks
 from mskd.datasets.case import LabelFile, RawCase, Split
 from mskd.datasets.collection import WHOLE_DATASET, ListingError
@@ -144,8 +144,8 @@ def by_block(cases: list[Case]) -> dict[str, list[Case]]:
 
 
 def fold_of_run(run: str) -> int:
-    """Return the fold of a run name `fold<f>-seed<s>`."""
-    return int(run.split("-")[0].removeprefix("fold"))
+    """Return the fold of a run name `fold<f>-seed<s>`; 0 for teachers that exist already."""
+    return 0 if run == GIVEN else int(run.split("-")[0].removeprefix("fold"))
 
 
 def seed_of_run(run: str) -> int:
@@ -156,6 +156,11 @@ def seed_of_run(run: str) -> int:
 def is_part(run: str) -> bool:
     """Return whether a run name is `fold<f>-seed<s>-part<p>`: teachers that left a part of their cases out."""
     return run.count("-") == 2
+
+
+def has_logits_alone(run: str) -> bool:
+    """Return whether targets of a run hold no features: those of part runs, and of teachers that exist already."""
+    return is_part(run) or run == GIVEN
 
 
 def held_out(study: Study, run: str, cases: list[Case]) -> list[Case]:

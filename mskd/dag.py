@@ -9,16 +9,27 @@ from functools import cache
 from pathlib import Path
 
 from mskd.cache.settings import cache_settings
-from mskd.cases import Case, block_count, by_block, check_study_cases, fold_of_run, held_out, is_part, list_cases
+from mskd.cases import (
+    Case,
+    block_count,
+    by_block,
+    check_study_cases,
+    fold_of_run,
+    has_logits_alone,
+    held_out,
+    is_part,
+    list_cases,
+)
 from mskd.config.data import Dataset
 from mskd.config.loading import dump_study
-from mskd.config.study import Study
+from mskd.config.study import GIVEN, Study
 from mskd.datasets.folders import files_below
 from mskd.layout import Layout
 from mskd.leaves import Leaves
 from mskd.methods.registry import MethodFacts, method_facts
 from mskd.provenance import content_key
 from mskd.storage import write_text
+from mskd.teachers.registry import case_files, model_files
 
 
 class Graph:
@@ -111,9 +122,29 @@ class Graph:
         """Return the manifests of all blocks of datasets."""
         return [self.layout.manifest("prepare", name, block) for name in datasets for block in self.blocks(name)]
 
+    def teacher(self, teacher: str, run: str) -> Path:
+        """Return the manifest of a teacher that is ready to answer."""
+        study = self.study
+        return self.layout.manifest(study.teacher_stage(teacher), teacher, study.teacher_run(teacher, run))
+
+    def teacher_files(self, teacher: str) -> list[Path]:
+        """Return the files of a teacher that exists already."""
+        return model_files(self.study.teachers[teacher])
+
+    def said_files(self, teacher: str, dataset: str, block: str) -> list[Path]:
+        """Return what caching a block reads of raw data, where the teacher exists already: scans, segmentations."""
+        if not self.study.teachers[teacher].given:
+            return []
+        splits = self.study.cache.splits
+        asked = {c.id for (name, _), of in self._cases.items() if name == dataset for c in of if c.split in splits}
+        cases = [case for case in self.of_block(dataset, block) if case.id in asked]
+        read = case_files(self.study.teachers[teacher], cases)
+        raw = [] if self.section(dataset).phantom is not None else [case.image for case in cases]
+        return read + [path for path in raw if not path.is_dir()]
+
     def projection(self, teacher: str, run: str) -> list[Path]:
         """Return the manifest of a teacher's projection of features, where features are projected."""
-        settings = cache_settings(self.study.cache, logits_alone=is_part(run))
+        settings = cache_settings(self.study.cache, logits_alone=has_logits_alone(run))
         if not settings.feature_channels or not settings.taps:
             return []
         return [self.layout.manifest("fit_projection", teacher, run)]
@@ -121,7 +152,7 @@ class Graph:
     def cross_fitted(self, run: str) -> list[Path]:
         """Return the manifests of what teachers of part runs say of the training cases that they left out."""
         found = []
-        for teacher in self.study.teachers:
+        for teacher in self.study.trained_teachers:
             dataset = self.study.teacher_dataset(teacher)
             for part in self.study.part_runs(run):
                 left_out = held_out(self.study, part, self.cases(dataset, run))
@@ -133,11 +164,17 @@ class Graph:
     def targets(self, run: str) -> list[Path]:
         """Return the manifests of every teacher's targets for all cases that students learn from."""
         return [
-            self.layout.manifest("cache_targets", teacher, run, dataset, block)
+            self.layout.manifest("cache_targets", teacher, self.study.teacher_run(teacher, run), dataset, block)
             for teacher in self.study.teachers
             for dataset in self.training
+            if self.study.teacher_covers(teacher, dataset)
             for block in self.blocks(dataset, run, *self.study.cache.splits)
         ]
+
+    def compared(self, run: str) -> list[Path]:
+        """Return the manifest of what the teachers of a run say beside each other, where any row learns from them."""
+        asked = any("targets" in self.facts(method).needs for method in self.study.methods)
+        return [self.layout.manifest("compare_teachers", run)] if asked else []
 
     def student_inputs(self, method: str, run: str) -> list[Path]:
         """Return the manifests that training (or assembling) a method's network depends on."""
@@ -145,11 +182,13 @@ class Graph:
         if self.facts(method).trains:
             files += self.prepared(*self.training)
         if "teachers" in needs:
-            files += [self.layout.manifest("train_teacher", teacher, run) for teacher in self.study.teachers]
+            files += [self.teacher(teacher, run) for teacher in self.study.teachers]
         if "targets" in needs:
             files += self.targets(run)
         if self.study.method_cross_fits(method):
             files += self.cross_fitted(run)
+        if self.study.method_weighs(method):
+            files += self.compared(run)
         return files
 
     def predictions(self, method: str, run: str, dataset: str) -> list[Path]:
@@ -174,6 +213,8 @@ class Graph:
             for run in self.study.run_names:
                 found += self.student_inputs(method, run)
                 found.append(self.layout.manifest("train_student", method, run))
+        for run in self.study.run_names:
+            found += self.compared(run)
         for dataset, run in self.tested():
             found += self.prepared(dataset)
             found += [file for method in self.study.methods for file in self.predictions(method, run, dataset)]
@@ -183,6 +224,10 @@ class Graph:
         """Return a digest of which cases of datasets fall into which split, and which a part run leaves out."""
         cases = {name: self.cases(name, run) for name in datasets}
         members: Leaves = {name: [(case.id, case.split) for case in of_name] for name, of_name in cases.items()}
+        if run == GIVEN:  # asked about the cases of all folds
+            members |= {
+                f"{n}/{f}": [(c.id, c.split) for c in of] for (n, f), of in self._cases.items() if n in datasets
+            }
         if is_part(run):
             members["held_out"] = [c.id for of_name in cases.values() for c in held_out(self.study, run, of_name)]
         return short(members)

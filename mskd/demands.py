@@ -7,6 +7,7 @@ again with more. Nothing is opened, so that thousands of jobs are planned in sec
 from __future__ import annotations
 
 from math import ceil, prod
+from pathlib import Path
 
 from mskd.cases import Case
 from mskd.config.study import Study
@@ -15,13 +16,22 @@ from mskd.methods.registry import method_facts
 
 BASE_MB = 1000  # Python with torch, and the two Snakemake processes that Slurm's executor nests around a job
 PACKED = 3  # a gzipped CT is about a third of its voxels
-VOXEL_BYTES = {"make_phantoms": 40, "check_data": 12, "prepare": 20, "cache_targets": 30, "predict": 30, "evaluate": 14}
+VOXEL_BYTES = {
+    "make_phantoms": 40,
+    "check_data": 12,
+    "prepare": 20,
+    "cache_targets": 30,
+    "predict": 30,
+    "compare_teachers": 20,
+    "evaluate": 14,
+}
 MVOXEL_S = {
     "make_phantoms": 6.0,
     "check_data": 1.0,
     "prepare": 2.0,
     "cache_targets": 20.0,
     "predict": 20.0,
+    "compare_teachers": 0.5,
     "evaluate": 4.0,
 }
 TRAINED_MVOXELS_PER_S = 0.2  # of patches, on one CPU core; a GPU is far faster
@@ -64,6 +74,12 @@ def volumes_min(stage: str, study: Study, cases: list[Case], attempt: int) -> in
 def inference_mb(stage: str, study: Study, cases: list[Case], attempt: int) -> int:
     """Return the memory of a job that runs networks over volumes, one process per GPU, in MB."""
     return study.inference.gpus * volumes_mb(stage, study, cases, attempt)
+
+
+def adopting_mb(files: list[Path], attempt: int) -> int:
+    """Return the memory of loading a teacher that exists already, in MB."""
+    size = sum(path.stat().st_size for path in files if path.is_file())
+    return ceil((2 * BASE_MB + 4e-6 * size) * attempt)
 
 
 def inference_cores(study: Study) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 from typing import Any
 
 from mskd.cache.settings import cache_settings
-from mskd.cases import is_part
+from mskd.cases import has_logits_alone
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
 from mskd.config.study import Study
 from mskd.config.training import Training
 from mskd.fingerprint import code_fingerprint
 from mskd.methods.registry import method_facts
+from mskd.teachers.registry import teacher_modules
 
 IGNORE_VALUE = 255
 UNSEEN = {
@@ -85,6 +86,12 @@ def teacher_leaves(study: Study, teacher: str) -> Leaves:
     }
 
 
+def adopt_leaves(study: Study, teacher: str) -> Leaves:
+    """Leaves of looking at a teacher that exists already."""
+    section = study.teachers[teacher].model_dump(mode="json", exclude={"datasets", "training"})
+    return {"teacher": section, "organs": _values(study, study.teacher_organs(teacher))}
+
+
 def projection_leaves(study: Study) -> Leaves:
     """Leaves of fitting any teacher's projection of features."""
     settings = cache_settings(study.cache)
@@ -96,12 +103,30 @@ def projection_leaves(study: Study) -> Leaves:
     }
 
 
-def cache_leaves(study: Study, run: str) -> Leaves:
-    """Leaves of caching any teacher's targets; of a part run the logits alone."""
+def cache_leaves(study: Study, teacher: str, run: str) -> Leaves:
+    """Leaves of caching a teacher's targets; of part runs and of teachers that exist already the logits alone."""
+    section = study.teachers[teacher]
+    own: Leaves = {}
+    if section.given:  # where it lies and in what it runs is no matter; what it is, its digest says
+        own["teacher"] = section.model_dump(mode="json", exclude={"path", "datasets", "python", "trust", "training"})
+        own["organs"] = _values(study, study.teacher_organs(teacher))
     return {
-        "cache": cache_settings(study.cache, logits_alone=is_part(run)).to_json(),
+        **own,
+        "cache": cache_settings(study.cache, logits_alone=has_logits_alone(run)).to_json(),
         "hu_clip": study.preprocessing.hu_clip,
         **_window_leaves(study),
+    }
+
+
+def compare_leaves(study: Study) -> Leaves:
+    """Leaves of comparing what teachers say."""
+    return {
+        "owned": {teacher: _values(study, study.teacher_organs(teacher)) for teacher in study.teachers},
+        "given": {name: section.kind for name, section in study.teachers.items() if section.given},
+        "covers": {name: section.datasets for name, section in study.teachers.items()},
+        "labelled": {name: data.labelled_organs for name, data in study.datasets.items() if data.role == "train"},
+        "spacing_mm": study.preprocessing.spacing_mm,
+        "splits": study.cache.splits,
     }
 
 
@@ -115,6 +140,10 @@ def student_leaves(study: Study, method: str) -> Leaves:
     }
     if {"targets", "teachers"} & needs:
         leaves["owned"] = {teacher: _values(study, study.teacher_organs(teacher)) for teacher in study.teachers}
+        if partial := {
+            name: section.datasets for name, section in study.teachers.items() if section.datasets is not None
+        }:
+            leaves["covers"] = partial
     if "organ_sets" in needs:
         leaves["organ_sets"] = study.labelled_sets
     if "distillation" in needs:
@@ -163,11 +192,13 @@ def metrics_role(dataset: Dataset) -> str:
     return "test" if dataset.role == "train" else "external"
 
 
-def stage_code(stage: str, method: str | None = None) -> str:
-    """Return the fingerprint of a stage's code, of a method's file too where one is given."""
+def stage_code(stage: str, method: str | None = None, *, teacher: str | None = None) -> str:
+    """Return the fingerprint of a stage's code, and of the file of a method or of a kind of teacher."""
     modules = [f"mskd.stages.{stage}"]
     if method is not None:
         modules.append(method_facts(method).module)
+    if teacher is not None:
+        modules += teacher_modules(teacher)
     return code_fingerprint(*modules)
 
 

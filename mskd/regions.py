@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+Combination = Literal["mean", "most_confident", "validation_dice"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,9 @@ def find_regions(
     n_organs: int,
     source: Literal["ground_truth_first", "teachers"] = "ground_truth_first",
     conflict: Literal["drop", "max_margin"] = "drop",
-    combine: Literal["mean", "most_confident"] = "mean",
+    combine: Combination = "mean",
+    spoken: Tensor | None = None,
+    weights: Sequence[float] | None = None,
 ) -> Regions:
     """Return the regions in which teachers supervise.
 
@@ -52,8 +57,12 @@ def find_regions(
         source: Whether ground truth counts for the organ regions.
         conflict: Voxels that several organs claim: in no region, or given to the organ with the largest margin.
         combine: How several teachers of one organ become one margin.
+        spoken: Channels in which a teacher said anything, bool (B, P); None: all.
+        weights: Of the P channels, for `validation_dice`.
     """
-    margin, taught, uncertain = combine_teachers(teacher_margins, owned, n_organs, combine)
+    margin, taught, uncertain = combine_teachers(
+        teacher_margins, owned, n_organs, combine, spoken=spoken, weights=weights
+    )
     values = torch.arange(1, n_organs + 1, dtype=labels.dtype, device=labels.device).view(1, -1, 1, 1, 1)
     use_truth = labelled[:, :, None, None, None] & (source == "ground_truth_first")
     truth = (labels[:, None] == values) & use_truth
@@ -79,7 +88,13 @@ def any_organ(masks: Tensor) -> Tensor:
 
 
 def combine_teachers(
-    teacher_margins: Tensor, owned: list[int], n_organs: int, combine: Literal["mean", "most_confident"]
+    teacher_margins: Tensor,
+    owned: list[int],
+    n_organs: int,
+    combine: Combination,
+    *,
+    spoken: Tensor | None = None,
+    weights: Sequence[float] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Combine the teachers of each organ.
 
@@ -87,24 +102,48 @@ def combine_teachers(
         teacher_margins: One channel per (teacher, organ) pair, (B, P, X, Y, Z).
         owned: For each of the P channels the organ (0 … K − 1).
         n_organs: K.
-        combine: Mean of the margins, or the most confident one.
+        combine: Mean of the margins; the most confident one; or the mean weighted by the teachers' validation Dice.
+        spoken: Channels in which a teacher said anything, bool (B, P), where some teachers lack some cases; None: all.
+            A teacher that said nothing has no part in mean, confidence or disagreement.
+        weights: Of the P channels, for `validation_dice`; where all that spoke weigh nothing, they weigh the same.
 
     Returns:
         Margin (B, K, …), organs with a teacher (B, K), voxels on which teachers of one organ disagree (B, 1, …).
     """
     batch, _, *space = teacher_margins.shape
+    said = teacher_margins.new_ones((batch, len(owned)), dtype=torch.bool) if spoken is None else spoken
     taught = torch.zeros((batch, n_organs), dtype=torch.bool, device=teacher_margins.device)
-    taught[:, sorted(set(owned))] = True
     uncertain = torch.zeros((batch, 1, *space), dtype=torch.bool, device=teacher_margins.device)
     if owned == list(range(n_organs)):
-        return teacher_margins, taught, uncertain
+        return teacher_margins, said, uncertain
     margin = teacher_margins.new_zeros((batch, n_organs, *space))
     for organ in sorted(set(owned)):
-        voices = teacher_margins[:, [i for i, o in enumerate(owned) if o == organ]]
-        if combine == "mean":
-            margin[:, organ] = voices.mean(1)
+        channels = [i for i, o in enumerate(owned) if o == organ]
+        voices, heard = teacher_margins[:, channels], said[:, channels]
+        taught[:, organ] = heard.any(1)
+        if len(channels) == 1:
+            margin[:, organ] = voices[:, 0]
+            continue
+        there = heard[:, :, None, None, None]
+        if combine == "most_confident":
+            confidence = torch.where(there, voices.abs(), -1)
+            margin[:, organ] = voices.gather(1, confidence.argmax(1, keepdim=True))[:, 0]
         else:
-            margin[:, organ] = voices.gather(1, voices.abs().argmax(1, keepdim=True))[:, 0]
-        positive = (voices > 0).sum(1, keepdim=True)
-        uncertain |= (positive > 0) & (positive < voices.shape[1])
+            share = _shares(heard, [1.0] * len(channels) if combine == "mean" else _of(weights, channels))
+            margin[:, organ] = (voices * share[:, :, None, None, None]).sum(1)
+        positive, asked = ((voices > 0) & there).sum(1, keepdim=True), heard.sum(1)[:, None, None, None, None]
+        uncertain |= (positive > 0) & (positive < asked)
     return margin, taught, uncertain
+
+
+def _of(weights: Sequence[float] | None, channels: list[int]) -> list[float]:
+    if weights is None:
+        raise ValueError("validation_dice needs the weight of every channel")
+    return [weights[channel] for channel in channels]
+
+
+def _shares(heard: Tensor, weights: list[float]) -> Tensor:
+    """Return the weight of each voice among those that spoke, (B, V); rows sum to 1, or 0 where none spoke."""
+    share = heard * torch.tensor(weights, device=heard.device)
+    share = torch.where(share.sum(1, keepdim=True) > 0, share, heard.float())
+    return share / share.sum(1, keepdim=True).clamp_min(1e-12)

@@ -1,17 +1,21 @@
-"""Where a study stands: jobs done, trainings under way with the time left, and what failed. Imports nothing heavy.
+"""Where a study stands: jobs done and stale, trainings under way with the time left, and what failed.
 
-Only looks at files that are there. Whether what is there is up to date, a dry run of Snakemake says.
+Done is what lies there; whether that is up to date, Snakemake is asked (`--summary`, which starts no job and takes no
+lock), so that there is one answer to it. Imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mskd.config.study import Study
+from mskd.console import log
 from mskd.dag import Graph
 from mskd.plan.jobs import STAGES, Job, study_jobs
 from mskd.plan.quantities import duration
@@ -22,6 +26,10 @@ STOPPED = ": stopped after step "  # what a training says that was told to stop,
 ROWS = 6  # of a journal, from which its present speed is taken
 LOG_TAIL_BYTES = 8192
 ERROR_LINES = 3
+STALE_SHOWN = 10
+UP_TO_DATE = "no update"  # Snakemake's word in the column `plan`
+FOLLOWS = {"ok", "missing"}  # of an output that is itself as it should be
+WORKFLOWS = (Path("workflow/Snakefile"), Path(__file__).parents[1] / "workflow/Snakefile")
 
 
 @dataclass(frozen=True)
@@ -32,11 +40,13 @@ class StageStatus:
         stage: Its rule.
         done: Jobs whose output is there.
         expected: All its jobs.
+        stale: Those of the done ones that Snakemake would run again; None if it was not asked.
     """
 
     stage: str
     done: int
     expected: int
+    stale: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,19 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Stale:
+    """A job whose output is there and no longer belongs to study, code or data.
+
+    Attributes:
+        name: The job.
+        why: What Snakemake says of it; `follows` if only what comes before it is stale.
+    """
+
+    name: str
+    why: str
+
+
+@dataclass(frozen=True)
 class StudyStatus:
     """Where a study stands.
 
@@ -84,16 +107,22 @@ class StudyStatus:
         stages: One entry per stage that has jobs.
         trainings: Trainings that have begun and are not done.
         failures: Jobs that failed.
+        stale: Jobs that would run again although their output is there; None if Snakemake was not asked.
     """
 
     study: str
     stages: tuple[StageStatus, ...]
     trainings: tuple[TrainingStatus, ...]
     failures: tuple[Failure, ...]
+    stale: tuple[Stale, ...] | None = None
 
 
-def study_status(study: Study) -> StudyStatus:
+def study_status(study: Study, outdated: Mapping[Path, str] | None = None) -> StudyStatus:
     """Return where a study stands.
+
+    Args:
+        study: The study.
+        outdated: What `outdated_outputs` found; None if Snakemake was not asked.
 
     Raises:
         DataError: If the cases of a dataset cannot be listed.
@@ -102,11 +131,13 @@ def study_status(study: Study) -> StudyStatus:
     jobs = study_jobs(graph)
     open_jobs = [job for job in jobs if not job.output.is_file()]
     unfinished = {job.name for job in open_jobs}
+    stale = None if outdated is None else _stale(jobs, unfinished, outdated)
     stages = []
     for stage in STAGES:
         names = [job.name for job in jobs if job.stage == stage]
         if names:
-            stages.append(StageStatus(stage, sum(name not in unfinished for name in names), len(names)))
+            old = None if stale is None else sum(job.stage == stage and job.name in stale for job in jobs)
+            stages.append(StageStatus(stage, sum(name not in unfinished for name in names), len(names), old))
     trainings, failures = [], []
     for job in open_jobs:
         failure = _failure(job)
@@ -117,7 +148,32 @@ def study_status(study: Study) -> StudyStatus:
             training = _training(graph, job)
             if training:
                 trainings.append(replace(training, running=training.running and failure is None))
-    return StudyStatus(study.study, tuple(stages), tuple(trainings), tuple(failures))
+    listed = None if stale is None else tuple(Stale(name, why) for name, why in stale.items())
+    return StudyStatus(study.study, tuple(stages), tuple(trainings), tuple(failures), listed)
+
+
+def outdated_outputs(study_file: Path) -> dict[Path, str] | None:
+    """Ask Snakemake which outputs it would make again; return path → reason, or None where it cannot be asked."""
+    workflow = next((place for place in WORKFLOWS if place.is_file()), None)
+    if workflow is None:
+        log("stale jobs are not counted: no workflow/Snakefile here; run this in the project's folder")
+        return None
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(workflow), "--configfile", str(study_file)]
+    found = subprocess.run(
+        [*command, "--cores", "1", "--summary"], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL
+    )
+    if found.returncode:
+        last = (found.stderr.strip() or found.stdout.strip()).splitlines()[-1:]
+        log(f"stale jobs are not counted: snakemake --summary ended with {found.returncode}: {' '.join(last)}")
+        return None
+    rows = [line.split("\t") for line in found.stdout.splitlines()]
+    head = next((row for row in rows if row[0] == "output_file"), [])
+    if not {"status", "plan"} <= set(head):
+        log("stale jobs are not counted: snakemake --summary has another form in this version")
+        return None
+    status, plan = head.index("status"), head.index("plan")
+    whole = [row for row in rows if len(row) == len(head) and row is not head]
+    return {Path(row[0]).absolute(): row[status] for row in whole if row[plan] != UP_TO_DATE}
 
 
 def show_status(status: StudyStatus) -> None:
@@ -130,9 +186,12 @@ def show_status(status: StudyStatus) -> None:
     table.add_column("stage")
     table.add_column("done", justify="right")
     table.add_column("jobs", justify="right")
+    if status.stale is not None:
+        table.add_column("stale", justify="right")
     for stage in status.stages:
-        style = "green" if stage.done == stage.expected else None
-        table.add_row(stage.stage, str(stage.done), str(stage.expected), style=style)
+        style = "green" if stage.done == stage.expected and not stage.stale else None
+        old = [] if stage.stale is None else [str(stage.stale)]
+        table.add_row(stage.stage, str(stage.done), str(stage.expected), *old, style=style)
     console.print(table)
     for training in status.trainings:
         console.print(_training_line(training), markup=False)
@@ -140,17 +199,33 @@ def show_status(status: StudyStatus) -> None:
         console.print(f"failed: {failure.name}  ({failure.log})", markup=False, style="bold red")
         for line in failure.lines:
             console.print(f"    {line}", markup=False)
+    for stale in (status.stale or ())[:STALE_SHOWN]:
+        console.print(f"stale: {stale.name}  ({stale.why})", markup=False, style="yellow")
+    if status.stale and len(status.stale) > STALE_SHOWN:
+        console.print(f"stale: {len(status.stale) - STALE_SHOWN} more (--json lists all)", markup=False, style="yellow")
     done, expected = sum(s.done for s in status.stages), sum(s.expected for s in status.stages)
-    console.print(
-        f"{done} of {expected} jobs done. Counted are files that are there; whether they are up to date, "
-        "`snakemake -n` says.",
-        markup=False,
-    )
+    if status.stale is None:
+        known = "Whether they are up to date was not asked."
+    elif status.stale:
+        known = f"{len(status.stale)} of them are stale: the next run makes them again."
+    else:
+        known = "None of them is stale."
+    console.print(f"{done} of {expected} jobs done. {known}", markup=False)
 
 
 def status_json(status: StudyStatus) -> str:
     """Return where a study stands as JSON; times in seconds."""
     return json.dumps(asdict(status), indent=1)
+
+
+def _stale(jobs: Sequence[Job], unfinished: set[str], outdated: Mapping[Path, str]) -> dict[str, str]:
+    """Return the done jobs that would run again, and why."""
+    found = {}
+    for job in jobs:
+        why = outdated.get(job.output.absolute())
+        if why is not None and job.name not in unfinished:
+            found[job.name] = "follows" if why in FOLLOWS else why
+    return found
 
 
 def _training_line(training: TrainingStatus) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from mskd import __version__
-from mskd.cli import models, stages, study
+from mskd.cli import bench, models, stages, study
 
 app = typer.Typer(
     name="mskd",
@@ -21,6 +21,7 @@ app = typer.Typer(
 app.add_typer(study.commands)
 app.add_typer(stages.commands)
 app.add_typer(models.commands)
+app.add_typer(bench.commands)
 
 
 def _version(wanted: bool) -> None:

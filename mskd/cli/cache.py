@@ -57,6 +57,15 @@ def cache_fit(study: StudyFile, teacher: TeacherName, run: RunName, device: Devi
     fit_projection(load_study(study), teacher, run, pick_device(device))
 
 
+@cache_commands.command("compare", epilog="Example: mskd cache compare --study config/demo.yaml --run fold0-seed0")
+def cache_compare(study: StudyFile, run: RunName) -> None:
+    """Count what the teachers of a run contradict each other on, and score them on labelled validation cases."""
+    from mskd.config.loading import load_study
+    from mskd.stages.compare_teachers import compare_teachers
+
+    compare_teachers(load_study(study), run)
+
+
 @cache_commands.command("verify", epilog="Example: mskd cache verify config/demo.yaml --repair")
 def cache_verify(
     study: StudyArgument,

@@ -88,6 +88,16 @@ def prepare(study: StudyFile, dataset: DatasetName, block: BlockName) -> None:
     stage(load_study(study), dataset, block)
 
 
+@commands.command(epilog="Example: mskd adopt-teacher --study study.yaml --teacher abdomen")
+def adopt_teacher(study: StudyFile, teacher: TeacherName, device: DeviceName = "auto") -> None:
+    """Look at a teacher that exists already: files, classes, tool, interpreter."""
+    from mskd.config.loading import load_study
+    from mskd.device import pick_device
+    from mskd.stages.adopt_teacher import adopt_teacher as stage
+
+    stage(load_study(study), teacher, pick_device(device))
+
+
 @commands.command(epilog="Example: mskd train-teacher --study config/demo.yaml --teacher liver --run fold0-seed0")
 def train_teacher(
     study: StudyFile, teacher: TeacherName, run: RunName, device: DeviceName = "auto", processes: Processes = 1

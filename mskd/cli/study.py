@@ -123,13 +123,48 @@ def plan(
 
 
 @commands.command(epilog="Example: mskd status config/demo.yaml")
-def status(study: StudyArgument, as_json: AsJson = False) -> None:
-    """Say where a study stands: jobs done, trainings under way with the time left, jobs that failed."""
+def status(
+    study: StudyArgument,
+    as_json: AsJson = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Do not ask Snakemake which finished jobs are stale (it takes seconds).")
+    ] = False,
+) -> None:
+    """Say where a study stands: jobs done, stale, failed, and trainings under way with the time left."""
     from mskd.config.loading import load_study
-    from mskd.status import show_status, status_json, study_status
+    from mskd.status import outdated_outputs, show_status, status_json, study_status
 
-    found = study_status(load_study(study))
+    loaded = load_study(study)
+    found = study_status(loaded, None if quick else outdated_outputs(study))
     if as_json:
         typer.echo(status_json(found))
     else:
         show_status(found)
+
+
+@commands.command(epilog="Example: mskd audit config/demo.yaml --top 12")
+def audit(
+    study: StudyArgument,
+    top: Annotated[int, typer.Option(min=1, help="Rows of each table to print; the files hold all.")] = 20,
+) -> None:
+    """Say what the cached targets know about the data: likely label errors, odd scans, scans that are there twice."""
+    from rich.console import Console
+
+    from mskd.config.loading import load_study
+    from mskd.stages.audit import audit as look
+    from mskd.stages.audit import audit_folder
+
+    loaded = load_study(study)
+    found = look(loaded)
+    console = Console(highlight=False, soft_wrap=True)
+    for title, frame in (
+        ("References that teachers contradict", found.cases),
+        ("Scans of which teachers are unsure", found.scans),
+        ("Scans that are there twice", found.duplicates),
+    ):
+        console.print(f"\n{title}", style="bold")
+        shown = frame.head(top).to_string(index=False, float_format=lambda value: f"{value:.3g}")
+        console.print(shown if len(frame) else "none", markup=False)
+    console.print(
+        f"tables and figures: {audit_folder(loaded)}; mskd tabulate brings them into the report", markup=False
+    )

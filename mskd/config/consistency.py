@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mskd.checks.codes import ACCEPTABLE, CODES
 from mskd.config.data import BACKGROUND, IGNORE, Dataset
 from mskd.config.faults import Fault, FaultsError, closest, nested
+from mskd.config.teachers import OF_GIVEN, OF_KIND, Teacher
 from mskd.datasets.listing import adapter_facts, adapter_names
 from mskd.datasets.stated_splits import BUILTIN_PREFIXES
 from mskd.methods.registry import method_facts, method_kinds
@@ -117,6 +118,10 @@ def _teachers(study: Study) -> Iterator[Fault]:
         yield Fault("datasets", "no dataset with role train", "at least one", {"datasets": {name: {"role": "train"}}})
         return
     for name, teacher in study.teachers.items():
+        yield from _keys_of_kind(name, teacher)
+        if teacher.given:
+            yield from _given(study, name, teacher, training)
+            continue
         source = teacher.dataset or name
         if source not in study.datasets:
             near = closest(source, training) or training[0]
@@ -128,18 +133,52 @@ def _teachers(study: Study) -> Iterator[Fault]:
             yield Fault(f"teachers.{name}.dataset", source, allowed, write)
 
 
+def _keys_of_kind(name: str, teacher: Teacher) -> Iterator[Fault]:
+    """Refuse keys that would have no effect."""
+    allowed = {"kind", *OF_KIND[teacher.kind], *(OF_GIVEN if teacher.given else ())}
+    for key, field in type(teacher).model_fields.items():
+        value = getattr(teacher, key)
+        default = field.get_default(call_default_factory=True)
+        if key not in allowed and value != default:
+            keys = ", ".join(sorted(allowed - {"kind"})) or "(none)"
+            text = f"not set; a teacher of kind {teacher.kind} has the keys {keys}"
+            yield Fault(f"teachers.{name}.{key}", value, text, {"teachers": {name: {key: default}}})
+
+
+def _given(study: Study, name: str, teacher: Teacher, training: list[str]) -> Iterator[Fault]:
+    """A teacher that exists already."""
+    where = f"teachers.{name}"
+    if teacher.path is None:
+        write: dict[str, Any] = {"teachers": {name: {"kind": teacher.kind, "path": f"models/{name}"}}}
+        yield Fault(f"{where}.path", None, "the model, or the folder of the segmentations", write)
+    if not teacher.classes:
+        write = {"teachers": {name: {"classes": {study.organs[0]: study.organs[0]}}}}
+        yield Fault(f"{where}.classes", {}, f"its classes → {', '.join(study.organs)} (the study's organs)", write)
+    for label, organ in teacher.classes.items():
+        if organ not in study.organs:
+            near = closest(organ, study.organs) or study.organs[0]
+            write = {"teachers": {name: {"classes": {**teacher.classes, label: near}}}}
+            yield Fault(f"{where}.classes.{label}", organ, f"{', '.join(study.organs)} (the study's organs)", write)
+    for dataset in teacher.datasets or []:
+        if dataset not in training:
+            better = [d for d in teacher.datasets or [] if d in training] or training[:1]
+            allowed = f"datasets with role train: {', '.join(training)}"
+            yield Fault(f"{where}.datasets", dataset, allowed, {"teachers": {name: {"datasets": better}}})
+
+
 def _owned(study: Study) -> Iterator[Fault]:
     labelled = {
         organ for dataset in study.datasets.values() if dataset.role == "train" for organ in dataset.labelled_organs
     }
+    labelled |= {organ for teacher in study.teachers.values() for organ in teacher.classes.values()}
     for organ in study.organs:
         if organ not in labelled:
             only_tested = [name for name, d in study.datasets.items() if d.labelled_organs == [organ]]
             write = {only_tested[0]: {"role": "train"}} if only_tested else _example_dataset(organ)
             known = ", ".join(o for o in study.organs if o in labelled)
-            allowed = f"organs that a dataset with role train labels: {known or '(none)'}"
-            yield Fault("organs", organ, allowed, {"datasets": write}, "no training dataset labels")
-    for name in study.teachers:
+            allowed = f"organs that a dataset with role train labels, or a teacher knows: {known or '(none)'}"
+            yield Fault("organs", organ, allowed, {"datasets": write}, "no training dataset labels, no teacher knows")
+    for name in study.trained_teachers:
         if not study.teacher_organs(name):
             others: dict[str, Any] = {other: {} for other in study.teachers if study.teacher_organs(other)}
             allowed = "teachers whose dataset labels an organ of the study; name those alone"
@@ -169,9 +208,20 @@ def _methods(study: Study) -> Iterator[Fault]:
         needs = method_facts(kind).needs
         if "withheld_labels" in needs:
             yield from _withheld(study, name)
+        if "teachers" in needs:
+            yield from _networks(study, name)
         if "targets" in needs and "train" not in study.cache.splits:
             write = {"cache": {"splits": ["train", *study.cache.splits]}}
             yield Fault("cache.splits", study.cache.splits, f"a list with train, which {name} learns from", write)
+
+
+def _networks(study: Study, method: str) -> Iterator[Fault]:
+    """A row that is put together from the networks of the teachers needs teachers that are networks of this study."""
+    others = [name for name, teacher in study.teachers.items() if teacher.given]
+    rows: dict[str, Any] = {row: {} for row in study.methods if row != method}
+    if others:
+        allowed = f"a row that needs no networks of the teachers: {', '.join(others)} exist outside of the study"
+        yield Fault(f"methods.{method}", study.method_kind(method), allowed, {"methods": rows or {"mskd": {}}})
 
 
 def _withheld(study: Study, method: str) -> Iterator[Fault]:
@@ -210,7 +260,6 @@ def _overrides(study: Study) -> Iterator[Fault]:
 
 
 def _distillation(study: Study, method: str) -> Iterator[Fault]:
-    low, high = study.cache.temperatures
     own = study.methods[method].distillation
     try:
         settings = study.method_distillation(method)
@@ -218,6 +267,11 @@ def _distillation(study: Study, method: str) -> Iterator[Fault]:
         yield from faults.faults
         return
     row, kind = ("methods", method, "distillation"), study.method_kind(method)
+    low, high = study.cache.temperatures
+    if settings.combine == "validation_dice" and "val" not in study.cache.splits:
+        write: dict[str, Any] = {"cache": {"splits": [*study.cache.splits, "val"]}}
+        allowed = f"a list with val: {method} weights teachers by their Dice on the labelled validation cases"
+        yield Fault("cache.splits", study.cache.splits, allowed, write)
     if not low <= settings.temperature <= high:
         by_method = kind in method_kinds() and "temperature" in method_facts(kind).distillation
         where = ".".join(row if "temperature" in own or by_method else ("distillation",))

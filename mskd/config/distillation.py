@@ -46,8 +46,10 @@ class Distillation(Section):
     conflict: Literal["drop", "max_margin"] = key(
         "drop", "voxels that several organs claim: leave out, or give to the largest margin"
     )
-    combine: Literal["mean", "most_confident"] = key(
-        "mean", "several teachers of one organ: mean margin, or the most confident"
+    combine: Literal["mean", "most_confident", "validation_dice"] = key(
+        "mean",
+        "several teachers of one organ: mean margin; the most confident; or the mean weighted by each teacher's Dice "
+        "on the validation cases whose dataset labels the organ (cache.splits has to hold val)",
     )
     distil_labelled: bool = key(True, "distil an organ also on cases whose dataset labels it")
     feature_taps: list[str] | None = key(

@@ -16,21 +16,15 @@ from mskd.config.evaluation import Evaluation, Inference, Statistics
 from mskd.config.faults import Fault, FaultsError, faults_of
 from mskd.config.model import Network, Preprocessing
 from mskd.config.section import Section, key
+from mskd.config.teachers import Teacher
 from mskd.config.training import Training
 from mskd.methods.registry import method_facts, method_kinds
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 NAMES = "letters, digits, '_', '.' and '-', the first a letter or digit"
+GIVEN = "given"  # the run of teachers that exist already
 MAX_ORGANS = 200  # study labels are uint8 with 255 = ignore
 AnySection = TypeVar("AnySection", bound=Section)
-
-
-class Teacher(Section):
-    """A network that owns the organs of one dataset."""
-
-    kind: Literal["trained"] = key("trained", "trained: a network trained on one dataset of this study")
-    dataset: str = key("", "dataset it is trained on; default: the teacher's own name", example="liver")
-    training: dict[str, Any] = key(dict, "keys of `training` that differ for this teacher", example={"steps": 30_000})
 
 
 class Method(Section):
@@ -167,6 +161,12 @@ class Study(Section):
         facts = method_facts(self.method_kind(method))
         return "targets" in facts.needs and self.method_distillation(method).targets == "cross_fitted"
 
+    def method_weighs(self, method: str) -> bool:
+        """Return whether a row weights the teachers of an organ by their validation Dice."""
+        facts = method_facts(self.method_kind(method))
+        wanted = self.method_distillation(method).combine == "validation_dice"
+        return {"targets", "distillation"} <= facts.needs and wanted
+
     def part_runs(self, run: str) -> list[str]:
         """`fold<f>-seed<s>-part<p>` of every part of a run."""
         return [f"{run}-part{part}" for part in range(self.runs.parts)]
@@ -176,14 +176,43 @@ class Study(Section):
         """Organ → value in prepared labels and predictions."""
         return {organ: i for i, organ in enumerate(self.organs, start=1)}
 
+    @property
+    def trained_teachers(self) -> list[str]:
+        """Teachers that this study trains, each on one of its datasets."""
+        return [name for name, teacher in self.teachers.items() if not teacher.given]
+
     def teacher_dataset(self, teacher: str) -> str:
-        """Return the dataset that a teacher is trained on."""
+        """Return the dataset that a teacher of this study is trained on."""
         return self.teachers[teacher].dataset or teacher
 
     def teacher_organs(self, teacher: str) -> list[str]:
         """Return the organs that a teacher owns, in the study's order."""
-        labelled = self.datasets[self.teacher_dataset(teacher)].labelled_organs
-        return [organ for organ in self.organs if organ in labelled]
+        section = self.teachers[teacher]
+        owned = set(section.classes.values()) if section.given else self._labelled(self.teacher_dataset(teacher))
+        return [organ for organ in self.organs if organ in owned]
+
+    def teacher_covers(self, teacher: str, dataset: str) -> bool:
+        """Return whether a teacher is asked about a training dataset."""
+        chosen = self.teachers[teacher].datasets
+        return chosen is None or dataset in chosen
+
+    def teacher_run(self, teacher: str, run: str) -> str:
+        """Return the run under which a teacher's targets lie: one that exists already is asked once for all runs."""
+        return GIVEN if self.teachers[teacher].given else run
+
+    def teacher_runs(self, teacher: str) -> list[str]:
+        """Return every run under which a teacher has targets, its part runs too where a row cross-fits."""
+        if self.teachers[teacher].given:
+            return [GIVEN]
+        parts = [part for run in self.run_names for part in self.part_runs(run)]
+        return self.run_names + (parts if self.cross_fits else [])
+
+    def teacher_stage(self, teacher: str) -> str:
+        """Return the stage that makes a teacher ready: `train_teacher`, or `adopt_teacher` of one that exists."""
+        return "adopt_teacher" if self.teachers[teacher].given else "train_teacher"
+
+    def _labelled(self, dataset: str) -> set[str]:
+        return set(self.datasets[dataset].labelled_organs)
 
     @property
     def labelled_sets(self) -> list[list[int]]:

@@ -29,6 +29,7 @@ class MethodContext:
         training: Training keys of this row.
         distillation: Distillation keys of this row.
         owned: Teacher → its organs as indices 0 … K − 1, in the order of its margins.
+        voice_weights: Of each channel of `Batch.margins`, where `combine: validation_dice` wants them; else None.
         tap_channels: Teacher → tap → channels of the cached features.
         tap_strides: Tap → stride.
         components: Teachers and taps whose cached features are principal components.
@@ -44,6 +45,7 @@ class MethodContext:
     tap_strides: dict[str, Triple] = field(default_factory=dict)
     components: frozenset[tuple[str, str]] = frozenset()
     organ_sets: list[list[int]] = field(default_factory=list)
+    voice_weights: list[float] | None = None
 
     @property
     def channels(self) -> int:

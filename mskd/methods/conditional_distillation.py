@@ -44,7 +44,12 @@ def build(context: MethodContext) -> Built:
         scores, _ = network.run(batch.image, deep=context.network.deep_supervision)
         supervised = deep_supervised(scores, batch.labels, batch.labelled, training)
         margin, taught, _ = combine_teachers(
-            batch.margins, context.margin_organs, len(context.organs), settings.combine
+            batch.margins,
+            context.margin_organs,
+            len(context.organs),
+            settings.combine,
+            spoken=batch.spoken,
+            weights=context.voice_weights,
         )
         distance = conditional_loss(
             scores[0].float(), margin, taught, batch.labels, batch.labelled, temperature=settings.temperature

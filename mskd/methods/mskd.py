@@ -38,6 +38,7 @@ def build(context: MethodContext) -> Built:
             _name(teacher, tap): nn.Conv3d(network.tap_channels(tap), channels[tap], 1)
             for teacher, channels in context.tap_channels.items()
             for tap in taps
+            if tap in channels
         }
     )
 
@@ -78,6 +79,8 @@ def _regions(batch: Batch, context: MethodContext) -> Regions:
         source=settings.region_source,
         conflict=settings.conflict,
         combine=settings.combine,
+        spoken=batch.spoken,
+        weights=context.voice_weights,
     )
 
 
@@ -114,10 +117,9 @@ def _feature_terms(
     standardised = settings.feature_normalisation == "channel"
     for tap, stride in taps.items():
         total = batch.image.new_zeros(())
-        for (teacher, owned), projected in zip(
-            context.owned.items(), _project(features[tap], projections, context, tap), strict=True
-        ):
-            mask = region_at_level(regions, owned, stride, settings.feature_regions)
+        teachers = _featured(context, tap)
+        for teacher, projected in zip(teachers, _project(features[tap], projections, teachers, tap), strict=True):
+            mask = region_at_level(regions, context.owned[teacher], stride, settings.feature_regions)
             total = total + feature_loss(
                 projected.float(),
                 batch.features[teacher, tap],
@@ -132,9 +134,14 @@ def _feature_terms(
     return terms
 
 
-def _project(feature: Tensor, projections: nn.ModuleDict, context: MethodContext, tap: str) -> list[Tensor]:
+def _featured(context: MethodContext, tap: str) -> list[str]:
+    """Return the teachers whose features of a tap are cached; those that exist already have none."""
+    return [teacher for teacher in context.owned if tap in context.tap_channels.get(teacher, {})]
+
+
+def _project(feature: Tensor, projections: nn.ModuleDict, teachers: list[str], tap: str) -> list[Tensor]:
     """Return φ of every teacher, computed as one convolution."""
-    layers = cast(list[nn.Conv3d], [projections[_name(teacher, tap)] for teacher in context.owned])
+    layers = cast(list[nn.Conv3d], [projections[_name(teacher, tap)] for teacher in teachers])
     weight, bias = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("weight", "bias"))
     joined = functional.conv3d(feature, weight, bias)
     return list(torch.split(joined, [layer.out_channels for layer in layers], 1))

@@ -36,7 +36,7 @@ def pseudo_labels(batch: Batch, owned: list[int], n_organs: int) -> Tensor:
     """Return labels in which organs without ground truth come from the teachers, uint8 (B, X, Y, Z)."""
     if batch.margins is None:
         raise ValueError("self-training needs the teachers' margins")
-    margin, taught, _ = combine_teachers(batch.margins, owned, n_organs, "mean")
+    margin, taught, _ = combine_teachers(batch.margins, owned, n_organs, "mean", spoken=batch.spoken)
     usable = (taught & ~batch.labelled)[:, :, None, None, None]
     best, organ = torch.where(usable, margin, -torch.inf).max(1)
     filled = torch.where(best > 0, organ + 1, 0).to(torch.uint8)

@@ -102,10 +102,21 @@ class Costs:
     def _train_teacher(self, teacher: str, run: str) -> Cost:
         return self._training(f"teacher/{teacher}", run, [self.study.teacher_dataset(teacher)])
 
+    def _adopt_teacher(self, teacher: str, run: str) -> Cost:
+        del teacher, run
+        return Cost(self.units.start_s, 0.0, self.units.predict.memory_mib)
+
+    def _compare_teachers(self, run: str) -> Cost:
+        unit, wanted = self.units.volumes, self.study.cache.splits
+        cases = [c for name in self.graph.training for c in self.graph.cases(name, run) if c.split in wanted]
+        mvoxels = [self._mvoxels(case) * len(self.study.teachers) for case in cases]
+        # decoding margins is about as much work as unpacking a scan
+        return Cost(unit.start_s + unit.read_s * sum(mvoxels), 0.0, unit.memory_mib + 20 * max(mvoxels, default=0))
+
     def _train_student(self, method: str, run: str) -> Cost:
         if method_facts(self.study.method_kind(method)).trains:
             return self._training(f"method/{method}", run, self.graph.training)
-        members = sum(self.units.parameters[f"teacher/{name}"] for name in self.study.teachers)
+        members = sum(self.units.parameters[f"teacher/{name}"] for name in self.study.trained_teachers)
         return Cost(self.units.start_s, 4 * members, self.units.predict.memory_mib)
 
     def _training(self, name: str, run: str, datasets: list[str]) -> Cost:
@@ -140,7 +151,7 @@ class Costs:
         wanted = self.study.cache.splits
         of_dataset = self.graph.cases(dataset, run)
         asked = held_out(self.study, run, of_dataset) if is_part(run) else [c for c in of_dataset if c.split in wanted]
-        cases = by_block(asked)[block]
+        cases = by_block(asked).get(block, [])
         voxels = [self._mvoxels(case) for case in cases]
         cost = self._inference(self.units.cache, cases, voxels, 1)
         stored = self.units.cache_bytes * sum(voxels) * 1e6

@@ -12,8 +12,10 @@ STAGES = (
     "check_data",
     "prepare",
     "train_teacher",
+    "adopt_teacher",
     "fit_projection",
     "cache_targets",
+    "compare_teachers",
     "train_student",
     "predict",
     "evaluate",
@@ -96,8 +98,10 @@ def _inputs(graph: Graph, stage: str, parts: tuple[str, ...]) -> list[Path]:
         return [layout.manifest("train_teacher", *parts), *graph.prepared(graph.study.teacher_dataset(parts[0]))]
     if stage == "cache_targets":
         teacher, run, dataset, block = parts
-        before = [layout.manifest("train_teacher", teacher, run), layout.manifest("prepare", dataset, block)]
+        before = [graph.teacher(teacher, run), layout.manifest("prepare", dataset, block)]
         return [*before, *graph.projection(teacher, run)]
+    if stage == "compare_teachers":
+        return [*graph.targets(*parts), *graph.prepared(*graph.training)]
     if stage == "train_student":
         return graph.student_inputs(*parts)
     if stage == "predict":
@@ -105,4 +109,6 @@ def _inputs(graph: Graph, stage: str, parts: tuple[str, ...]) -> list[Path]:
         return [layout.manifest("train_student", method, run), layout.manifest("prepare", dataset, block)]
     if stage == "evaluate":
         return graph.predictions(*parts)
-    return graph.metrics() if stage == "tabulate" else []
+    if stage == "tabulate":
+        return [*graph.metrics(), *(path for run in graph.study.run_names for path in graph.compared(run))]
+    return []

@@ -28,7 +28,10 @@ def kept_gib(graph: Graph, sizes: dict[str, ScanSize], body_share: tuple[float, 
         )
         for name in graph.training
     }
-    found = {f"teacher/{name}": PREPARED_BYTES * voxels[study.teacher_dataset(name)] / 2**30 for name in study.teachers}
+    found = {
+        f"teacher/{name}": PREPARED_BYTES * voxels[study.teacher_dataset(name)] / 2**30
+        for name in study.trained_teachers
+    }
     for name in study.methods:
         needs = method_facts(study.method_kind(name)).needs
         per_voxel = PREPARED_BYTES + sum(target_bytes(study, teacher, needs) for teacher in study.teachers)
@@ -60,7 +63,8 @@ def target_bytes(study: Study, teacher: str, needs: frozenset[str]) -> float:
         channels = study.network.features[level]
         kept = min(channels, settings.feature_channels or channels)
         features += kept / prod(study.network.level_strides[level])
-    feature_bytes = features * _number_bytes(settings.feature_bits) if "features" in needs else 0.0
+    featured = "features" in needs and not study.teachers[teacher].given
+    feature_bytes = features * _number_bytes(settings.feature_bits) if featured else 0.0
     margins = len(study.teacher_organs(teacher)) if "targets" in needs else 0
     return margins * _number_bytes(settings.margin_bits) + feature_bytes
 

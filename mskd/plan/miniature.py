@@ -45,7 +45,7 @@ def miniature(
         if dataset.role == "train":
             section = dataset.model_dump(mode="json", exclude={"split", "path"})
             data["datasets"][name] = {**section, "phantom": one_case, "blocks": 1}
-    for kind, names in (("teacher", study.teachers), ("method", study.methods)):
+    for kind, names in (("teacher", study.trained_teachers), ("method", study.methods)):
         for name in names:
             own = data[f"{kind}s"][name]
             own["training"] = {**own["training"], **_brief(steps.get(f"{kind}/{name}", 1))}
@@ -58,7 +58,7 @@ def miniature(
 
 def trainings(study: Study) -> dict[str, Training]:
     """Return the training section of every `teacher/<name>` and `method/<row>`."""
-    found = {f"teacher/{name}": study.teacher_training(name) for name in study.teachers}
+    found = {f"teacher/{name}": study.teacher_training(name) for name in study.trained_teachers}
     return found | {f"method/{name}": study.method_training(name) for name in study.methods}
 
 

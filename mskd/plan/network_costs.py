@@ -189,7 +189,7 @@ def _cache(study: Study, mini: Study, folder: Path, first: str, window_s: float,
     layout = Layout(mini.root)
 
     def others() -> dict[str, Any]:
-        for teacher in study.teachers:
+        for teacher in study.trained_teachers:
             if f"teacher/{teacher}" != first:
                 train_miniature(mini, f"teacher/{teacher}", device)
             if cache_settings(study.cache).feature_channels and study.cache.taps:

@@ -122,7 +122,7 @@ class Units(_Record):
 def units_leaves(study: Study) -> str:
     """Return a digest of what unit costs depend on; numbers of steps, cases and seeds do not count."""
     sizes = {"patch_size", "batch_size", "loss", "mixed_precision", "augmentation", "threads", "workers", "optimiser"}
-    trainings = {f"teacher/{name}": study.teacher_training(name) for name in study.teachers}
+    trainings = {f"teacher/{name}": study.teacher_training(name) for name in study.trained_teachers}
     trainings |= {f"method/{name}": study.method_training(name) for name in study.methods}
     return content_key(
         organs=study.organs,

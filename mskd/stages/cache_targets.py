@@ -16,7 +16,7 @@ from mskd.cache.encoding import encode_targets
 from mskd.cache.projection import Projection
 from mskd.cache.settings import CacheSettings, cache_settings
 from mskd.cache.store import stored_content, use_pipeline, write_store
-from mskd.cases import Case, is_part
+from mskd.cases import Case, has_logits_alone
 from mskd.config.study import Study
 from mskd.console import log, progress
 from mskd.device import set_up
@@ -24,11 +24,11 @@ from mskd.layout import Layout, target_place
 from mskd.leaves import cache_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
-from mskd.provenance import content_key
+from mskd.provenance import content_key, file_digest
 from mskd.stages.fit_projection import read_projections
-from mskd.stages.inputs import asked_cases, prepared_cases, prepared_manifest
+from mskd.stages.inputs import asked_cases, prepared_cases, prepared_manifest, teacher_weights
 from mskd.teachers.base import Teacher, TeacherTargets
-from mskd.teachers.registry import load_teacher
+from mskd.teachers.registry import case_files, load_teacher
 
 STAGE = "cache_targets"
 
@@ -39,7 +39,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
     Several processes share the cases; the first writes the manifest, once all are done.
     """
     layout = Layout(study.root)
-    settings = cache_settings(study.cache, logits_alone=is_part(run))
+    settings = cache_settings(study.cache, logits_alone=has_logits_alone(run))
     cases, manifest = prepared_cases(study, asked_cases(study, teacher, run).get((dataset, block), []))
     keys = target_keys(study, teacher, run, cases)
     projections = read_projections(layout.projection(teacher, run)) if _projects(settings) else {}
@@ -50,7 +50,8 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
     clock, voxels = _Clock(), 0
     mine = processes.share(cases)
     # one case is encoded and written while the teacher looks at the next; two are in memory at most
-    with progress(f"cache {teacher} {run} {dataset}/{block}", len(mine)) as advance, ThreadPoolExecutor(1) as writer:
+    title = f"cache {teacher} {run} {dataset}/{block}"
+    with progress(title, len(mine)) as advance, ThreadPoolExecutor(1) as writer:
         writing: Future[str] | None = None
         for case in mine:
             place = target_place(study.cache_root, teacher, run, dataset, block, case.name)
@@ -60,7 +61,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
                     loaded = loaded or load_teacher(study, teacher, run, device)
                     source = PreparedCase(layout.prepared(dataset, block, case.name), case.id)
                 with clock.at("inference"):
-                    said = loaded.targets(source)
+                    said = loaded.targets(source, case)
                 with clock.at("waiting for encoding and writing"):
                     if writing is not None:
                         writing.result()
@@ -103,18 +104,23 @@ def target_keys(study: Study, teacher: str, run: str, cases: list[Case]) -> dict
     """Return the content keys of a teacher's targets by case id, from today's manifests and configuration."""
     layout = Layout(study.root)
     prepared = prepared_manifest(study, cases).entries
-    parts: dict[str, Any] = {"leaves": cache_leaves(study, run), "code": stage_code(STAGE)}
-    parts["weights"] = read_manifest(layout.manifest("train_teacher", teacher, run)).entries[teacher]["weights"]
-    if _projects(cache_settings(study.cache, logits_alone=is_part(run))):
+    parts: dict[str, Any] = {"leaves": cache_leaves(study, teacher, run)}
+    parts["code"] = stage_code(STAGE, teacher=study.teachers[teacher].kind)
+    parts["weights"] = teacher_weights(study, teacher, run)
+    if _projects(cache_settings(study.cache, logits_alone=has_logits_alone(run))):
         fitted = read_manifest(layout.manifest("fit_projection", teacher, run))
         parts["projection"] = fitted.entries[teacher]["content"]
-    owned = set(study.teacher_organs(teacher))
+    section, owned = study.teachers[teacher], set(study.teacher_organs(teacher))
     keys = {}
     for case in cases:
         entry = prepared[case.id]
         # labels decide which chunks are kept, where the case has labels of the teacher's organs
         labels = entry["labels"] if owned & set(study.datasets[case.dataset].labelled_organs) else None
-        keys[case.id] = content_key(image=entry["image"], labels=labels, **parts)
+        own = {}
+        if section.given:  # it looks at the scan as it was before it was prepared, or at files of its own
+            own["scan"] = entry["scan"]
+            own["files"] = [file_digest(path) for path in case_files(section, [case])]
+        keys[case.id] = content_key(image=entry["image"], labels=labels, **parts, **own)
     return keys
 
 
@@ -157,7 +163,7 @@ def _write(
         "teacher_digest": teacher.digest,
         "spacing_mm": list(study.preprocessing.spacing_mm),
         "settings": settings.to_json(),
-        "code": stage_code(STAGE),
+        "code": stage_code(STAGE, teacher=study.teachers[origin[0]].kind),
     }
     affine = source.geometry.affine
     return write_store(place, arrays, key=key, level=settings.level, affine=affine, attributes=attributes)

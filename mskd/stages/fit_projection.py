@@ -12,15 +12,16 @@ import torch
 from mskd.cache.projection import Moments, Projection
 from mskd.cache.settings import cache_settings
 from mskd.config.study import Study
+from mskd.config.teachers import TRAINED
 from mskd.console import log, progress
 from mskd.device import set_up
 from mskd.errors import MissingArtefactError
 from mskd.layout import Layout
 from mskd.leaves import projection_leaves, stage_code
-from mskd.manifest import Manifest, read_manifest
+from mskd.manifest import Manifest
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key, made_by
-from mskd.stages.inputs import cases_of, prepared_cases
+from mskd.stages.inputs import cases_of, prepared_cases, teacher_weights
 from mskd.storage import write_json
 from mskd.teachers.registry import load_teacher
 
@@ -34,9 +35,11 @@ def fit_projection(study: Study, teacher: str, run: str, device: torch.device) -
     settings = cache_settings(study.cache)
     cases, manifest = prepared_cases(study, cases_of(study, [study.teacher_dataset(teacher)], run, ["train"]))
     cases, prepared = cases[:FITTED_CASES], manifest.entries
-    weights = read_manifest(layout.manifest("train_teacher", teacher, run)).entries[teacher]["weights"]
+    weights = teacher_weights(study, teacher, run)
     inputs = {case.id: prepared[case.id]["image"] for case in cases}
-    key = content_key(leaves=projection_leaves(study), code=stage_code(STAGE), weights=weights, inputs=inputs)
+    key = content_key(
+        leaves=projection_leaves(study), code=stage_code(STAGE, teacher=TRAINED), weights=weights, inputs=inputs
+    )
     path = layout.projection(teacher, run)
     if _stored(path, key) is None:
         set_up(device, study.inference.threads)
@@ -45,7 +48,7 @@ def fit_projection(study: Study, teacher: str, run: str, device: torch.device) -
         with progress(f"projection {teacher} {run}", len(cases)) as advance:
             for case in cases:
                 source = PreparedCase(layout.prepared(case.dataset, case.block, case.name), case.id)
-                targets = loaded.targets(source)
+                targets = loaded.targets(source, case)
                 body = source.read("body").astype(bool)
                 for tap, features in targets.features.items():
                     inside = _at_stride(body, targets.strides[tap], features.shape[1:])

@@ -10,7 +10,7 @@ from mskd.cache.overview import overview, preview
 from mskd.cache.store import LOGITS, TargetStore
 from mskd.cache.verification import Expected, Fault, check_stores, leftovers, remove_faulty
 from mskd.config.cache import is_url
-from mskd.config.study import Study
+from mskd.config.study import GIVEN, Study
 from mskd.console import log, progress
 from mskd.errors import ConfigError, MissingArtefactError
 from mskd.layout import Layout, target_place
@@ -24,7 +24,7 @@ def expected_stores(study: Study) -> list[Expected]:
     """Return every store that the study's manifests name; blocks that are not cached yet have none."""
     layout, found = Layout(study.root), []
     for teacher in study.teachers:
-        for run in all_runs(study):
+        for run in study.teacher_runs(teacher):
             for (dataset, block), cases in asked_cases(study, teacher, run).items():
                 path = layout.manifest(STAGE, teacher, run, dataset, block)
                 if not path.is_file():
@@ -97,7 +97,7 @@ def preview_case(study: Study, case_id: str, path: Path) -> None:
     """
     layout = Layout(study.root)
     run = study.run_names[0]
-    stores = [store for store in expected_stores(study) if store.case == case_id and store.run == run]
+    stores = [store for store in expected_stores(study) if store.case == case_id and store.run in (run, GIVEN)]
     if not stores:
         some = ", ".join(sorted({store.case for store in expected_stores(study)})[:5])
         raise ConfigError(f"case {case_id!r} is not cached; cached are for example {some}")

@@ -55,7 +55,8 @@ def _left_out(layout: Layout, cases: list[Case]) -> dict[str, str]:
 
 def _prepare_case(study: Study, case: Case, layout: Layout) -> dict[str, object]:
     leaves = prepare_leaves(study, case.dataset)
-    key = content_key(leaves=leaves, code=stage_code(STAGE), files=_input_digests(case))
+    files = _input_digests(case)
+    key = content_key(leaves=leaves, code=stage_code(STAGE), files=files)
     path = layout.prepared(case.dataset, case.block, case.name)
     digests = stored_digests(path, key)
     if digests is None:
@@ -72,7 +73,7 @@ def _prepare_case(study: Study, case: Case, layout: Layout) -> dict[str, object]
         }
         digests = write_prepared(path, arrays, key=key, attributes=attributes)
         log(f"prepared {case.id}: {arrays.geometry.raw_shape} → {arrays.geometry.shape}")
-    return {"key": key, **digests}
+    return {"key": key, "scan": files["image"], **digests}
 
 
 def _input_digests(case: Case) -> dict[str, str]:

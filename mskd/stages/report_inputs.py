@@ -27,10 +27,13 @@ from mskd.report.page import primary_dataset
 from mskd.report.viewer import ViewerCase, thinned, thinning, write_viewer
 from mskd.report.worst import WorstScore, spread_of_cases, worst_scores
 from mskd.scans import read_labels, read_scan
+from mskd.stages.audit import audit_table
+from mskd.stages.compare_teachers import comparison_tables
 from mskd.stages.inspect_cache import all_runs, cache_info
 from mskd.training.journal import METRICS
 
 SHOWN_WORST = 4
+AUDITED = 20  # rows of the audit
 
 
 @dataclass(frozen=True)
@@ -99,6 +102,21 @@ def report_inputs(
 def _accounts(study: Study, cost: pd.DataFrame) -> list[ExtraTable]:
     """Return what the study cost in time and memory, and what its cache holds."""
     tables = [ExtraTable("Cost", "Time and memory as measured while the study ran; weights as stored.", cost)]
+    conflicts, teachers = comparison_tables(study)
+    if len(teachers):
+        caption = (
+            "Who teaches which organ, and its Dice on validation cases whose dataset labels the organ, where targets "
+            "of validation cases are cached (cache.splits). Teachers without features have no part in the feature term."
+        )
+        tables.append(ExtraTable("Teachers", caption, teachers))
+        caption = "Volumes over all cached cases on which teachers of different organs, or of one organ, contradict."
+        tables.append(ExtraTable("Conflicts between teachers", caption, conflicts))
+    if (audited := audit_table(study, AUDITED)) is not None:
+        caption = (
+            "References that teachers contradict with confidence, the most suspicious first (docs/audit.md); contours "
+            "are in audit/figures of the results."
+        )
+        tables.append(ExtraTable("Audit of the labels", caption, audited))
     cache = cache_info(study).round({"bytes_per_voxel": 4, "ratio": 1})
     if cache["cases"].sum():
         caption = "What is stored of the teachers' targets; ratio: to float32 logits and features of the same taps."
@@ -111,7 +129,7 @@ def _curves(study: Study, labels: Mapping[str, str]) -> list[TrainingCurve]:
     layout = Layout(study.root)
     curves = [
         TrainingCurve(teacher, layout.teacher(teacher, run) / METRICS, "teachers")
-        for teacher in study.teachers
+        for teacher in study.trained_teachers
         for run in all_runs(study)
     ] + [
         TrainingCurve(labels[method], layout.student(method, run) / METRICS, "students")

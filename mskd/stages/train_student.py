@@ -15,7 +15,7 @@ from mskd.console import log
 from mskd.device import set_up, stable_seed
 from mskd.layout import Layout, target_place
 from mskd.leaves import stage_code, student_leaves
-from mskd.manifest import Manifest, merge, read_manifest
+from mskd.manifest import Manifest, read_manifest
 from mskd.methods.base import Built, MethodContext
 from mskd.methods.registry import MethodFacts, method_facts
 from mskd.model_card import training_data
@@ -24,11 +24,14 @@ from mskd.networks.unet import UNet
 from mskd.provenance import content_key
 from mskd.stages.inputs import (
     asked_cases,
+    cached_contents,
     cases_of,
     prepared_cases,
     prepared_manifest,
     require_cases,
+    teacher_weights,
     training_datasets,
+    voice_weights,
 )
 from mskd.stages.training_inputs import patches, training_cases, validator
 from mskd.training.loop import Trainee, train
@@ -93,14 +96,14 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
 
 def _data(study: Study, facts: MethodFacts, cases: list[Case]) -> list[dict[str, Any]]:
     """Return the record of the data: all training datasets, or those of the teachers that are put together."""
-    taught = {study.teacher_dataset(teacher) for teacher in study.teachers}
+    taught = {study.teacher_dataset(teacher) for teacher in study.trained_teachers}
     learned = cases if facts.trains else [case for case in cases if case.dataset in taught]
     return training_data(study, learned, study.organs, withheld="withheld_labels" in facts.needs)
 
 
 def _inputs(study: Study, method: str, run: str, learn: list[Case], check: list[Case]) -> dict[str, Any]:
     """Return the digests of everything that the method reads."""
-    layout, facts = Layout(study.root), method_facts(study.method_kind(method))
+    facts = method_facts(study.method_kind(method))
     inputs: dict[str, Any] = {}
     if facts.trains:
         prepared = prepared_manifest(study, [*learn, *check]).entries
@@ -108,15 +111,13 @@ def _inputs(study: Study, method: str, run: str, learn: list[Case], check: list[
         inputs["train"] = {c.id: [prepared[c.id]["image"], prepared[c.id].get(labels)] for c in learn}
         inputs["val"] = {c.id: [prepared[c.id]["image"], prepared[c.id]["labels"]] for c in check}
     if "teachers" in facts.needs:
-        inputs["teachers"] = {
-            name: read_manifest(layout.manifest("train_teacher", name, run)).entries[name]["weights"]
-            for name in study.teachers
-        }
+        inputs["teachers"] = {name: teacher_weights(study, name, run) for name in study.teachers}
     if "targets" in facts.needs:
-        blocks = sorted({(case.dataset, case.block) for case in learn})
         for teacher in study.teachers:
-            cached = merge([read_manifest(layout.manifest("cache_targets", teacher, run, *block)) for block in blocks])
-            inputs[TARGETS + teacher] = {case.id: cached.entries[case.id]["content"] for case in learn}
+            asked = [case for case in learn if study.teacher_covers(teacher, case.dataset)]
+            inputs[TARGETS + teacher] = cached_contents(study, teacher, run, asked)
+    if study.method_weighs(method):
+        inputs["voice_weights"] = voice_weights(study, run)
     if study.method_cross_fits(method):
         for teacher, of_cases in _cross_fitted(study, run).items():
             inputs[CROSS_FITTED + teacher] = {case: content for case, (_, content) in of_cases.items()}
@@ -127,7 +128,7 @@ def _cross_fitted(study: Study, run: str) -> dict[str, dict[str, tuple[str, str]
     """Return teacher → id of each of its training cases → place and content of its cross-fitted margins."""
     layout = Layout(study.root)
     found: dict[str, dict[str, tuple[str, str]]] = {}
-    for teacher in study.teachers:
+    for teacher in study.trained_teachers:
         for part in study.part_runs(run):
             for (dataset, block), cases in asked_cases(study, teacher, part).items():
                 cached = read_manifest(layout.manifest("cache_targets", teacher, part, dataset, block))
@@ -155,14 +156,21 @@ def _train(
     # one seed for all methods of a run: they start from the same weights and see the same patches
     seed = stable_seed("student", run)
     torch.manual_seed(seed)
-    targets = dict.fromkeys(study.teachers, run) if "targets" in facts.needs else None
+    targets = {name: study.teacher_run(name, run) for name in study.teachers} if "targets" in facts.needs else None
     contents = {name.removeprefix(TARGETS): of for name, of in inputs.items() if name.startswith(TARGETS)}
     cases = training_cases(study, learn, training, targets, contents)
     for teacher, of_cases in (_cross_fitted(study, run) if study.method_cross_fits(method) else {}).items():
         for case in cases:
             if case.case in of_cases:
                 case.cross_fitted[teacher] = of_cases[case.case]
-    built: Built = import_module(facts.module).build(_context(study, method, cases[0].stores if targets else {}))
+    context = _context(study, method, cases[0].stores if targets else {}, inputs.get("voice_weights"))
+    if (
+        "features" in facts.needs
+        and context.tap_strides
+        and (silent := [n for n in study.teachers if study.teachers[n].given])
+    ):
+        log(f"{method}: no features of {', '.join(silent)}: the feature term goes without")
+    built: Built = import_module(facts.module).build(context)
     trainee = Trainee(
         title=f"{method} {run}",
         network=built.network,
@@ -189,8 +197,10 @@ def _assemble(study: Study, method: str, facts: MethodFacts, run: str) -> UNet:
     return cast(UNet, import_module(facts.module).assemble(_context(study, method, {}), teachers))
 
 
-def _context(study: Study, method: str, stores: dict[str, TargetStore]) -> MethodContext:
-    first = next(iter(stores.values()), None)
+def _context(
+    study: Study, method: str, stores: dict[str, TargetStore], voice_weights: list[float] | None = None
+) -> MethodContext:
+    featured = next((store for store in stores.values() if store.strides), None)
     return MethodContext(
         organs=study.organs,
         network=study.network,
@@ -203,9 +213,10 @@ def _context(study: Study, method: str, stores: dict[str, TargetStore]) -> Metho
         tap_channels={
             teacher: {tap: store.arrays[tap].shape[0] for tap in store.strides} for teacher, store in stores.items()
         },
-        tap_strides=first.strides if first else {},
+        tap_strides=featured.strides if featured else {},
         components=frozenset(
             (teacher, tap) for teacher, store in stores.items() for tap in store.strides if store.projected(tap)
         ),
         organ_sets=study.labelled_sets,
+        voice_weights=voice_weights,
     )

@@ -46,8 +46,11 @@ def training_cases(
             targets={
                 teacher: target_place(study.cache_root, teacher, run, case.dataset, case.block, case.name)
                 for teacher, run in (targets or {}).items()
+                if study.teacher_covers(teacher, case.dataset)
             },
-            contents={teacher: of_cases[case.id] for teacher, of_cases in (contents or {}).items()},
+            contents={
+                teacher: of_cases[case.id] for teacher, of_cases in (contents or {}).items() if case.id in of_cases
+            },
             budget=budget,
         )
         for case in cases
@@ -99,4 +102,5 @@ def patches(
         hu_clip=study.preprocessing.hu_clip,
         seed=seed,
         needs=needs,
+        voices={name: len(study.teacher_organs(name)) for name in study.teachers},
     )

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mskd.cases import Case
 from mskd.prepared import PreparedCase
 
 
@@ -39,6 +40,11 @@ class Teacher(Protocol):
         """Changes whenever the teacher's answers may change."""
         ...
 
-    def targets(self, case: PreparedCase) -> TeacherTargets:
-        """Return margins and features of a case on the study grid."""
+    def targets(self, case: PreparedCase, raw: Case) -> TeacherTargets:
+        """Return margins and features of a case on the study grid.
+
+        Args:
+            case: As the study's networks see it.
+            raw: Its files, for teachers that prepare scans in their own way.
+        """
         ...

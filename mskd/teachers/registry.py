@@ -1,17 +1,70 @@
-"""Finds the teacher of a kind: the module of that name, loaded when it is needed."""
+"""Finds the teacher of a kind: the module of that name, loaded when it is needed. Imports nothing heavy.
+
+A kind that exists already has three functions beside `load`: `model_files(section)`, what its answers depend on;
+`class_names(section)`, what it calls its classes (None where only its files tell); and `case_files(section, dataset,
+case)`, what it reads of a case beside the scan.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from importlib import import_module
-from typing import cast
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, cast
 
-import torch
+from mskd.config.teachers import Teacher as TeacherSection
 
-from mskd.config.study import Study
-from mskd.teachers.base import Teacher
+if TYPE_CHECKING:
+    import torch
+
+    from mskd.cases import Case
+    from mskd.config.study import Study
+    from mskd.teachers.base import Teacher
+
+RUNNERS = Path(__file__).parent / "runners"
 
 
 def load_teacher(study: Study, teacher: str, run: str, device: torch.device) -> Teacher:
     """Load a teacher of a run, ready to answer."""
-    module = import_module(f"mskd.teachers.{study.teachers[teacher].kind}")
-    return cast(Teacher, module.load(study, teacher, run, device))
+    return cast("Teacher", _module(study.teachers[teacher].kind).load(study, teacher, run, device))
+
+
+def model_files(section: TeacherSection) -> list[Path]:
+    """Return the files of a teacher that exists already, in a fixed order.
+
+    Raises:
+        MskdError: If they are not there.
+    """
+    return cast("list[Path]", _module(section.kind).model_files(section))
+
+
+def class_names(section: TeacherSection) -> list[str] | None:
+    """Return what a teacher that exists already calls its classes; None where only its files tell.
+
+    Raises:
+        MskdError: If its own description cannot be read.
+    """
+    return cast("list[str] | None", _module(section.kind).class_names(section))
+
+
+def case_files(section: TeacherSection, cases: Iterable[Case]) -> list[Path]:
+    """Return what a teacher reads of cases beside their scans.
+
+    Raises:
+        MskdError: If a file is missing.
+    """
+    module = _module(section.kind)
+    return (
+        [path for case in cases for path in module.case_files(section, case)] if hasattr(module, "case_files") else []
+    )
+
+
+def teacher_modules(kind: str) -> list[str]:
+    """Return the modules whose code decides what a kind of teacher says."""
+    runner = f"mskd.teachers.runners.{kind}"
+    return [f"mskd.teachers.{kind}", *([runner] if (RUNNERS / f"{kind}.py").is_file() else [])]
+
+
+def _module(kind: str) -> ModuleType:
+    return import_module(f"mskd.teachers.{kind}")

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from mskd.cases import is_part
+from mskd.cases import Case, is_part
 from mskd.config.study import Study
 from mskd.errors import MskdError
 from mskd.inference import Windows, sliding_window
@@ -40,7 +40,7 @@ class TrainedTeacher:
         """The network, frozen and in evaluation mode."""
         return cast(UNet, self.model.network)
 
-    def targets(self, case: PreparedCase) -> TeacherTargets:
+    def targets(self, case: PreparedCase, raw: Case) -> TeacherTargets:
         """Run over a case and return blended margins (K_n, X, Y, Z) and features."""
 
         def forward(batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:

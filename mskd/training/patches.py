@@ -56,6 +56,7 @@ class Batch:
         margins: Teachers' margins, one channel per (teacher, organ), (B, P, X, Y, Z); None if not needed.
         features: (teacher, tap) → (B, C, x, y, z).
         kept: (teacher, tap) → cells whose features are known, bool (B, 1, x, y, z); without an entry all are.
+        spoken: Channels of `margins` that a teacher said anything in, bool (B, P); None where all are.
     """
 
     image: Tensor
@@ -64,6 +65,7 @@ class Batch:
     margins: Tensor | None
     features: dict[tuple[str, str], Tensor]
     kept: dict[tuple[str, str], Tensor] = field(default_factory=dict)
+    spoken: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -74,6 +76,7 @@ class Batch:
             None if self.margins is None else self.margins.to(device, non_blocking=True),
             {key: value.to(device, non_blocking=True) for key, value in self.features.items()},
             {key: value.to(device, non_blocking=True) for key, value in self.kept.items()},
+            None if self.spoken is None else self.spoken.to(device, non_blocking=True),
         )
 
 
@@ -90,8 +93,24 @@ class PatchDataset(Dataset[Batch]):
         hu_clip: tuple[float, float],
         seed: int,
         needs: PatchNeeds,
+        voices: dict[str, int] | None = None,
     ) -> None:
-        """Prepare sampling; datasets are drawn evenly, then their cases evenly."""
+        """Prepare sampling; datasets are drawn evenly, then their cases evenly.
+
+        Args:
+            cases: What patches are cut from.
+            settings: Size, sampling and augmentation.
+            n_organs: K.
+            spacing_mm: Of the study grid.
+            hu_clip: Of the study.
+            seed: Of all draws.
+            needs: What patches hold.
+            voices: Teacher → number of its margins; teachers that some cases lack get channels of zeros there.
+        """
+        self.voices = voices or {}
+        self.partial = (
+            any(set(case.targets) != set(self.voices) for case in cases) if needs.logits and voices else False
+        )
         self.settings, self.needs, self.seed = settings, needs, seed
         self.n_organs, self.spacing_mm, self.hu_clip = n_organs, spacing_mm, hu_clip
         self.by_dataset: dict[str, list[TrainingCase]] = {}
@@ -120,7 +139,14 @@ class PatchDataset(Dataset[Batch]):
             None if margins is None else margins[None],
             {key: value[None] for key, value in features.items()},
             {key: value[None] for key, value in kept.items()},
+            self._spoken(case),
         )
+
+    def _spoken(self, case: TrainingCase) -> Tensor | None:
+        if not self.partial:
+            return None
+        said = [name in case.targets for name, channels in self.voices.items() for _ in range(channels)]
+        return torch.tensor([said])
 
     def _place(self, rng: np.random.Generator, case: TrainingCase) -> Triple:
         """Draw the first voxel of a patch, a multiple of `align`: around a labelled voxel, or anywhere.
@@ -175,14 +201,24 @@ class PatchDataset(Dataset[Batch]):
         for tap, stride in (self.needs.taps or {}).items():
             where = [f // s for f, s in zip(first, stride, strict=True)]
             small = [n // s for n, s in zip(box_size, stride, strict=True)]
-            values = [torch.from_numpy(case.target_patch(name, tap, where, small)) for name in case.targets]
-            cells = [torch.from_numpy(case.stores[name].kept(tap, where, small))[None].float() for name in case.targets]
+            names = [name for name in case.targets if tap in case.stores[name].strides]
+            values = [torch.from_numpy(case.target_patch(name, tap, where, small)) for name in names]
+            cells = [torch.from_numpy(case.stores[name].kept(tap, where, small))[None].float() for name in names]
             moved = move([*values, *cells], stride)
-            features.update({(name, tap): value for name, value in zip(case.targets, moved, strict=False)})
+            features.update({(name, tap): value for name, value in zip(names, moved, strict=False)})
             # a cell counts where everything that it was interpolated from is there
             known = moved[len(values) :]
-            kept.update({(name, tap): cell > WHOLE for name, cell in zip(case.targets, known, strict=True)})
-        return image, labels, torch.cat(margins) if margins else None, features, kept
+            kept.update({(name, tap): cell > WHOLE for name, cell in zip(names, known, strict=True)})
+        return image, labels, self._all_voices(case, image, margins), features, kept
+
+    def _all_voices(self, case: TrainingCase, image: Tensor, margins: list[Tensor]) -> Tensor | None:
+        """Return the margins of all teachers in the order of `voices`, zeros for those that say nothing of a case."""
+        if not self.needs.logits:
+            return None
+        if not self.partial:
+            return torch.cat(margins) if margins else None
+        said = dict(zip(case.targets, margins, strict=True))
+        return torch.cat([said.get(name, image.new_zeros((n, *image.shape[1:]))) for name, n in self.voices.items()])
 
 
 def collate(samples: list[Batch]) -> Batch:
@@ -195,4 +231,5 @@ def collate(samples: list[Batch]) -> Batch:
         None if first.margins is None else torch.cat([s.margins for s in samples if s.margins is not None]),
         {key: torch.cat([s.features[key] for s in samples]) for key in first.features},
         {key: torch.cat([s.kept[key] for s in samples]) for key in first.kept},
+        None if first.spoken is None else torch.cat([s.spoken for s in samples if s.spoken is not None]),
     )

@@ -49,13 +49,13 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("evaluation/largest_component", ["liver"], {"predict"}),
     ("preprocessing/crop_margin_mm", 3.0, PREPARE),
     ("preprocessing/foreground_voxels", 3, PREPARE),
-    ("preprocessing/spacing_mm", [2, 2, 2], PREPARE | NETWORKS),
+    ("preprocessing/spacing_mm", [2, 2, 2], PREPARE | NETWORKS | {"compare"}),
     ("preprocessing/hu_clip", [-100, 100], PREPARE | NETWORKS | TARGETS | {"predict"}),
     ("cache/level", 1, {"cache"}),
     ("cache/margin_bits", 8, {"cache"}),
     ("cache/taps", ["decoder1"], TARGETS),
     ("cache/feature_channels", 2, TARGETS),
-    ("cache/splits", ["train", "val"], set()),
+    ("cache/splits", ["train", "val"], {"compare"}),
     ("cache/preset", "balanced", set()),  # what the default says already
     ("cache/margin_bits", 4, set()),  # what the preset says already
     ("inference/overlap", 0.25, NETWORKS | TARGETS | {"predict"}),
@@ -83,7 +83,8 @@ def digests(data: dict[str, Any]) -> dict[str, str]:
     study = parse_study(data)
     found: dict[str, Any] = {
         "projection": leaves.projection_leaves(study),
-        "cache": leaves.cache_leaves(study, "fold0-seed0"),
+        "cache": leaves.cache_leaves(study, "liver", "fold0-seed0"),
+        "compare": leaves.compare_leaves(study),
         "predict": leaves.predict_leaves(study),
         "tabulate": leaves.tabulate_leaves(study),
     }
@@ -134,13 +135,13 @@ def test_keys_that_change_no_result_are_keys() -> None:
 def test_a_new_dataset_with_a_known_organ() -> None:
     data = with_change("datasets/more", {"path": "/d/more", "label_map": {1: "liver"}})
     # methods that read teachers or targets have one teacher more; the others learn of it by their cases
-    assert changed_stages(data) == {"student individual", "student mskd", "tabulate"}
+    assert changed_stages(data) == {"student individual", "student mskd", "compare", "tabulate"}
 
 
 def test_a_new_dataset_with_a_new_organ() -> None:
     data = with_change("datasets/kidney", {"path": "/d/kidney", "label_map": {1: "kidney"}})
     data["organs"] = ["liver", "spleen", "kidney"]
-    assert changed_stages(data) == STUDENTS | {"predict", "tabulate"} | EVALUATE
+    assert changed_stages(data) == STUDENTS | {"compare", "predict", "tabulate"} | EVALUATE
 
 
 def test_a_new_organ_in_front_renumbers_the_labels() -> None:

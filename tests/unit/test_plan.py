@@ -202,7 +202,7 @@ def test_costs_by_hand(plan: Plan) -> None:
     assert evaluate.total_s == pytest.approx(2 * (1 + (1e4 + 1e6) * raw / 1e6))
     fit = stages["fit_projection"]
     assert fit.total_s == pytest.approx(2 * (2 + 2 * 1000 * windows))
-    assert plan.jobs == 2 + 1 + 2 + 2 + 2 + 4 + 2 + 2 + 2 + 1
+    assert plan.jobs == 2 + 1 + 2 + 2 + 2 + 4 + 1 + 2 + 2 + 2 + 1
     assert plan.schedule.work_s == pytest.approx(sum(stage.total_s for stage in plan.stages))
 
 

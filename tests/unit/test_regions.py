@@ -185,3 +185,39 @@ def test_what_always_holds(seed: int, owned: list[int], labelled: list[bool], so
     again = find_regions(margins.flip(1), owned[::-1], labels, known, **options)
     assert torch.equal(again.organ, found.organ)
     assert torch.equal(again.background, found.background)
+
+
+class TestSeveralVoices:
+    """Teachers of one organ that differ in quality, or that were not asked about every case."""
+
+    # two teachers of organ 0, one of organ 1; voxels 0 … 3
+    margins = torch.tensor([[4.0, -4.0, 3.0, 1.0], [2.0, -2.0, -1.0, -3.0], [-5.0, -5.0, -5.0, 5.0]])
+
+    def combined(self, how: Any, **options: Any) -> tuple[list[list[float]], list[list[bool]], list[int]]:
+        margins = self.margins[None, :, :, None, None]
+        margin, taught, uncertain = combine_teachers(margins, [0, 0, 1], 2, how, **options)
+        return margin[0, :, :, 0, 0].tolist(), taught.tolist(), where(uncertain)
+
+    def test_by_validation_dice(self) -> None:
+        margin, taught, uncertain = self.combined("validation_dice", weights=[0.9, 0.3, 0.5])
+        assert margin[0] == pytest.approx([0.75 * 4 + 0.25 * 2, -3.5, 0.75 * 3 - 0.25, 0.75 - 0.75], abs=1e-6)
+        assert margin[1] == self.margins[2].tolist()
+        assert taught == [[True, True]]
+        assert uncertain == [2, 3]
+
+    def test_equal_dice_is_the_mean_and_so_is_none(self) -> None:
+        mean = self.combined("mean")
+        assert self.combined("validation_dice", weights=[0.4, 0.4, 0.1])[0][0] == pytest.approx(mean[0][0])
+        assert self.combined("validation_dice", weights=[0.0, 0.0, 0.1])[0][0] == pytest.approx(mean[0][0])
+
+    @pytest.mark.parametrize("how", ["mean", "most_confident", "validation_dice"])
+    def test_who_was_not_asked_has_no_part(self, how: Any) -> None:
+        spoken = torch.tensor([[False, True, False]])
+        margin, taught, uncertain = self.combined(how, spoken=spoken, weights=[0.9, 0.3, 0.5])
+        assert margin[0] == pytest.approx(self.margins[1].tolist())
+        assert taught == [[True, False]]  # nobody was asked about organ 1
+        assert uncertain == []
+
+    def test_weights_are_needed(self) -> None:
+        with pytest.raises(ValueError, match="weight of every channel"):
+            self.combined("validation_dice")

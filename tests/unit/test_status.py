@@ -49,7 +49,7 @@ def journal(study: Study, rows: list[dict[str, float]], tail: str = "", age_s: f
 
 def test_empty_results(study: Study) -> None:
     status = study_status(study)
-    assert done(status) == dict.fromkeys(STAGES, (0, 1))
+    assert done(status) == dict.fromkeys([name for name in STAGES if name != "adopt_teacher"], (0, 1))
     assert (status.trainings, status.failures) == ((), ())
     assert not study.root.exists()
 
@@ -148,12 +148,35 @@ def test_what_is_printed(study: Study, capsys: pytest.CaptureFixture[str]) -> No
         "step 20 of 100 (20%), 40.0 s left",
         "failed: prepare liver b00",
         "error: [no] disk",
-        "0 of 10 jobs",
+        "0 of 11 jobs",
     ):
         assert expected in printed
     data = json.loads(status_json(status))
-    assert data["stages"][0] == {"stage": "make_phantoms", "done": 0, "expected": 1}
+    assert data["stages"][0] == {"stage": "make_phantoms", "done": 0, "expected": 1, "stale": None}
     assert data["trainings"][0]["left_s"] == pytest.approx(40)
+
+
+def test_done_jobs_that_snakemake_would_run_again_are_stale(study: Study, capsys: pytest.CaptureFixture[str]) -> None:
+    layout = Layout(study.root)
+    outputs = [layout.manifest("make_phantoms", "liver"), layout.manifest("train_teacher", "liver", RUN)]
+    for path in outputs:
+        write_text(path, "{}")
+    outdated = {outputs[0]: "code changed", outputs[1]: "ok", layout.metrics("mskd", RUN, "liver"): "missing"}
+    status = study_status(study, outdated)
+    assert [(stale.name, stale.why) for stale in status.stale or ()] == [
+        ("make_phantoms liver", "code changed"),
+        (f"train_teacher liver {RUN}", "follows"),
+    ]
+    assert {stage.stage: stage.stale for stage in status.stages if stage.stale} == {
+        "make_phantoms": 1,
+        "train_teacher": 1,
+    }
+    show_status(status)
+    printed = capsys.readouterr().out
+    assert "stale: make_phantoms liver  (code changed)" in printed
+    assert "2 of them are stale" in printed
+    show_status(study_status(study, {}))
+    assert "None of them is stale" in capsys.readouterr().out
 
 
 def test_nothing_heavy_is_imported() -> None:

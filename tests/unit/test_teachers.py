@@ -10,6 +10,7 @@ import pytest
 import torch
 from made_cases import make_case
 
+from mskd.cases import Case
 from mskd.config.model import Network, Preprocessing
 from mskd.config.study import Study
 from mskd.errors import MissingArtefactError, MskdError
@@ -22,6 +23,7 @@ from mskd.teachers.registry import load_teacher
 
 NETWORK = {"features": [2, 3, 4], "convolutions_per_level": 1}
 CPU = torch.device("cpu")
+RAW = Case("d", "case", "b00", Path("unread.nii.gz"), (), None, "train")  # a trained teacher reads prepared arrays
 LABELS = {"spleen": 1, "liver": 2}  # the study's order, not the alphabet's
 
 
@@ -61,7 +63,7 @@ def test_says_the_margins_and_features_of_its_network(tmp_path: Path) -> None:
     image = np.random.default_rng(0).integers(-200, 200, (8, 8, 7)).astype(np.int16)
     case = make_case(tmp_path, image, np.zeros(image.shape, np.uint8), labelled=[1]).prepared
     teacher = load_teacher(made, "d", "fold0-seed0", CPU)
-    found = teacher.targets(case)
+    found = teacher.targets(case, RAW)
     whole = np.full((8, 8, 8), -1, np.float32)  # one window, filled up with air
     whole[..., :7] = normalise(image, (-100, 100))
     with torch.no_grad():

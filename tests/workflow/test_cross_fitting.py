@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+import zarr
 
 from mskd.cache.store import LOGITS, TargetStore
 from mskd.datasets.splits import hash_fraction
@@ -62,6 +64,25 @@ def test_no_teacher_of_a_part_has_seen_the_cases_it_is_asked_about(cross_fitted:
         assert case not in card["provenance"]["inputs"]["train"]
         assert len(card["provenance"]["inputs"]["train"]) == 1
         assert TargetStore(store, case).strides == {}  # logits alone
+
+
+def test_the_audit_takes_teachers_that_have_not_learned_from_a_case(cross_fitted: tuple[Project, set[str]]) -> None:
+    project, _ = cross_fitted
+    for _ in range(2):  # a second one replaces the first
+        project.run(sys.executable, "-m", "mskd", "audit", "config/tiny.yaml")
+    table = pd.read_csv(project.results / "audit/cases.csv")
+    assert set(table["case"]) == {f"{organ}/{organ}_{index}" for organ in ORGANS for index in (0, 1)}
+    assert set(table["held_out"]) == {"yes"}
+    for row in table.to_dict("records"):
+        dataset, name = str(row["case"]).split("/")
+        (part,) = project.results.glob(f"cache/{dataset}/{RUN}-part*/{dataset}/*/{name}.zarr")
+        margin = TargetStore(part, str(row["case"])).read(LOGITS)[0]
+        (prepared,) = project.results.glob(f"prepared/{dataset}/*/{name}.zarr")
+        truth = np.asarray(zarr.open_group(prepared, mode="r")["labels"]) == 1 + ORGANS.index(dataset)
+        together = int(truth.sum()) + int((margin > 0).sum())
+        assert row["dice"] == pytest.approx(2 * int((truth & (margin > 0)).sum()) / together, abs=1e-3)
+    figures = list((project.results / "audit/figures").glob("*.png"))
+    assert len(figures) == int((table["score"] > 0).sum())
 
 
 def test_the_student_reads_margins_of_the_part_and_features_of_the_whole(

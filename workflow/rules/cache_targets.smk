@@ -1,8 +1,9 @@
 rule cache_targets:
     input:
-        teacher=f"{RESULTS}/manifests/train_teacher/{{teacher}}/{{run}}.json",
+        teacher=lambda w: GRAPH.teacher(w.teacher, w.run),
         projection=lambda w: GRAPH.projection(w.teacher, w.run),
         prepared=f"{RESULTS}/manifests/prepare/{{dataset}}/{{block}}.json",
+        raw=lambda w: GRAPH.said_files(w.teacher, w.dataset, w.block),
     output:
         f"{RESULTS}/manifests/cache_targets/{{teacher}}/{{run}}/{{dataset}}/{{block}}.json",
     log:
@@ -20,10 +21,12 @@ rule cache_targets:
             "cache_targets", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
         ),
     params:
-        leaves=lambda w: short(leaves.cache_leaves(STUDY, w.run)),
+        leaves=lambda w: short(leaves.cache_leaves(STUDY, w.teacher, w.run)),
         root=STUDY.cache.root or "",
         cases=lambda w: GRAPH.members(w.run, w.dataset),
-        code=leaves.stage_code("cache_targets"),
+        code=lambda w: leaves.stage_code(
+            "cache_targets", teacher=STUDY.teachers[w.teacher].kind
+        ),
     shell:
         "{MSKD} cache make --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q}"
         " --dataset {wildcards.dataset:q} --block {wildcards.block:q} --processes {resources.gpu:q} > {log:q} 2>&1"

@@ -26,6 +26,6 @@ rule fit_projection:
     params:
         leaves=short(leaves.projection_leaves(STUDY)),
         cases=lambda w: GRAPH.members(w.run, STUDY.teacher_dataset(w.teacher)),
-        code=leaves.stage_code("fit_projection"),
+        code=leaves.stage_code("fit_projection", teacher="trained"),
     shell:
         "{MSKD} cache fit --study {STUDY_FILE:q} --teacher {wildcards.teacher:q} --run {wildcards.run:q} > {log:q} 2>&1"

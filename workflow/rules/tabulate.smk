@@ -1,6 +1,7 @@
 rule tabulate:
     input:
         GRAPH.metrics(),
+        [path for run in STUDY.run_names for path in GRAPH.compared(run)],
     output:
         metrics=f"{RESULTS}/metrics.csv",
         report=report(

@@ -1,0 +1,146 @@
+"""Several teachers over one prepared scan: into our cache, or as compressed NIfTI files of logits."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.speed.data import HU_CLIP, write_scan
+from benchmarks.speed.networks import network_settings, our_network, peer_network, prepared, train_weights
+from benchmarks.speed.options import Options
+from benchmarks.speed.pairing import Answer, Check, Pair
+from benchmarks.speed.sides import Work
+
+TEACHERS = 3
+STORE = "cached_scan.zarr"
+# beside the codes' error: windows are blended in another order of sums
+ROUNDING = 1e-4
+
+
+def pairs(options: Options) -> list[Pair]:
+    """Return the row."""
+    work = f"{TEACHERS} teachers over one scan, their logits stored (preset balanced, window {options.window}³)"
+    against = f"{TEACHERS} runs of MONAI's inferer, logits as .nii.gz"
+    note = "our cache holds margins alone, without features, as the other side has none"
+    return [Pair("cache_monai", work, "ours", "monai", against, ("monai",), 0.4, _check, note)]
+
+
+def set_up(folder: Path, options: Options) -> None:
+    """Store the prepared scan and train the teachers a little."""
+    from mskd.prepared import write_prepared
+
+    write_scan(folder, options)
+    arrays = prepared(folder, options)
+    write_prepared(folder / STORE, arrays, key="speed", attributes={})
+    for number in range(TEACHERS):
+        train_weights(_weights(folder, number), arrays, options, seed=number)
+
+
+def _weights(folder: Path, number: int) -> Path:
+    return folder / f"teacher{number}.safetensors"
+
+
+def _ours(folder: Path, options: Options) -> Work:
+    from mskd.cache.encoding import encode_targets
+    from mskd.cache.settings import cache_settings
+    from mskd.cache.store import TargetStore, write_store
+    from mskd.config.cache import Cache
+    from mskd.inference import Windows, sliding_window
+    from mskd.margins import margins
+    from mskd.prepared import PreparedCase, normalise
+    from mskd.teachers.base import TeacherTargets
+
+    networks = [our_network(options, _weights(folder, n)).eval().to(options.device) for n in range(TEACHERS)]
+    windows = Windows((options.window,) * 3, 0.5, network_settings(options).coarsest_stride)
+    settings = cache_settings(Cache(), logits_alone=True)
+
+    def store(number: int, said: TeacherTargets, case: PreparedCase, body: Any) -> None:
+        spacing = case.geometry.spacing_mm
+        arrays = encode_targets(said, settings, truth=None, body=body, spacing_mm=spacing, projections={}, seed="speed")
+        place, affine = folder / f"cached{number}.zarr", case.geometry.affine
+        write_store(place, arrays, key="speed", level=settings.level, affine=affine, attributes={})
+
+    def run() -> None:
+        case = PreparedCase(folder / STORE, "scan")
+        image, body = normalise(case.read("image"), HU_CLIP), case.read("body").astype(bool)
+        # as the stage does it: one is written while the next is computed
+        with ThreadPoolExecutor(1) as writer:
+            writing = []
+            for number, network in enumerate(networks):
+                found = sliding_window(
+                    lambda x, n=network: (n(x), {}), image, windows, body=body, device=options.device
+                )
+                said = TeacherTargets(margins(torch.from_numpy(found.scores)[None])[0].numpy(), {}, {})
+                writing.append(writer.submit(store, number, said, case, body))
+            for written in writing:
+                written.result()
+
+    def answer(_: None) -> Answer:
+        stores = [TargetStore(folder / f"cached{number}.zarr", "scan") for number in range(TEACHERS)]
+        details = [s.attributes["arrays"]["logits"]["probability_bound"] for s in stores]
+        return {
+            "probabilities": [_sigmoid(s.read("logits")) for s in stores],
+            "bound": max(bound["1.0"] for bound in details),
+            "body": PreparedCase(folder / STORE, "scan").read("body").astype(bool),
+        }
+
+    return Work(run, answer)
+
+
+def _monai(folder: Path, options: Options) -> Work:
+    import nibabel as nib
+    from monai.inferers import sliding_window_inference
+
+    from mskd.inference import _gaussian
+    from mskd.margins import margins
+    from mskd.prepared import PreparedCase, normalise
+
+    networks = [peer_network(options, _weights(folder, n)).eval().to(options.device) for n in range(TEACHERS)]
+    edge = (options.window,) * 3
+    inferer = partial(
+        sliding_window_inference, roi_size=edge, sw_batch_size=1, overlap=0.5, roi_weight_map=_gaussian(edge)
+    )
+
+    @torch.inference_mode()
+    def run() -> None:
+        for number, network in enumerate(networks):
+            case = PreparedCase(folder / STORE, "scan")
+            image = torch.from_numpy(normalise(case.read("image"), HU_CLIP))[None, None].to(options.device)
+            scores = inferer(image, predictor=network)[0].permute(1, 2, 3, 0).cpu().numpy()
+            nib.save(nib.Nifti1Image(scores, case.geometry.affine), folder / f"logits{number}.nii.gz")
+
+    def answer(_: None) -> Answer:
+        found = []
+        for number in range(TEACHERS):
+            file: Any = nib.load(folder / f"logits{number}.nii.gz")
+            scores = torch.from_numpy(np.asarray(file.dataobj, np.float32)).permute(3, 0, 1, 2)[None]
+            found.append(_sigmoid(margins(scores)[0].numpy()))
+        return {"probabilities": found}
+
+    return Work(run, answer)
+
+
+def _sigmoid(values: Any) -> Any:
+    return torch.sigmoid(torch.from_numpy(np.asarray(values, np.float32))).numpy()
+
+
+def _check(ours: Answer, theirs: Answer) -> list[Check]:
+    body = ours["body"]
+    pairs_of = zip(ours["probabilities"], theirs["probabilities"], strict=True)
+    apart = max(float(np.abs(a - b)[:, body].max()) for a, b in pairs_of)
+    return [
+        Check("probabilities in the body, largest difference", apart, ours["bound"] + ROUNDING),
+        Check("largest probability of an organ, so that there is something to compare", _top(theirs), 0.5, ">="),
+    ]
+
+
+def _top(answer: Answer) -> float:
+    return min(float(p.max()) for p in answer["probabilities"])
+
+
+SIDES = {"ours": _ours, "monai": _monai}

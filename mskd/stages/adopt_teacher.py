@@ -1,0 +1,35 @@
+"""Stage: look at a teacher that exists already, before anything is asked of it: its files, its classes, its tool."""
+
+from __future__ import annotations
+
+import torch
+
+from mskd.config.study import GIVEN, Study
+from mskd.console import log
+from mskd.errors import ConfigError
+from mskd.layout import Layout
+from mskd.leaves import adopt_leaves, stage_code
+from mskd.manifest import Manifest
+from mskd.provenance import content_key, file_digest
+from mskd.teachers.registry import load_teacher, model_files
+
+STAGE = "adopt_teacher"
+
+
+def adopt_teacher(study: Study, teacher: str, device: torch.device) -> None:
+    """Load a teacher once and write down what its answers depend on.
+
+    Raises:
+        MskdError: If its files, its classes, its tool or its interpreter cannot be used.
+    """
+    section = study.teachers[teacher]
+    if not section.given:
+        raise ConfigError(f"teachers.{teacher} is trained by this study: mskd train-teacher")
+    weights = content_key(files=[file_digest(path) for path in model_files(section)])
+    loaded = load_teacher(study, teacher, GIVEN, device)
+    log(f"teacher {teacher} ({section.kind}, {section.path}) says {', '.join(loaded.organs)}; it gives no features")
+    key = content_key(
+        leaves=adopt_leaves(study, teacher), code=stage_code(STAGE, teacher=section.kind), weights=weights
+    )
+    manifest = Manifest(STAGE, {teacher: {"key": key, "weights": weights}})
+    manifest.write(Layout(study.root).manifest(STAGE, teacher, GIVEN))
