@@ -16,6 +16,7 @@ EXAMPLES = """examples:
   mskd bench                                everything; rows that stand are kept, so an interrupted run goes on
   mskd bench --quick --results /tmp/speed   small and fast, to see that it works
   mskd bench --only metrics --again         rows whose name begins so, measured anew (--only may be repeated)
+  mskd bench --only growth                  time and memory of ours as scans, organs, teachers become more
   mskd bench --device cuda                  networks on the GPU, on both sides
   mskd bench --profile                      docs/training_profile.md alone
 """
@@ -30,7 +31,7 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--quick", action="store_true", help="small volumes, few rounds: shows that the harness works")
-    parser.add_argument("--only", nargs="+", default=[], metavar="ROW", help="rows whose name begins so")
+    parser.add_argument("--only", action="append", default=[], metavar="ROW", help="rows whose name begins so")
     parser.add_argument("--again", action="store_true", help="measure rows anew that stand")
     parser.add_argument("--device", default="cpu", help="where networks compute: cpu, cuda, cuda:1, …")
     parser.add_argument("--rounds", type=int, help="rounds per row; default 5, with --quick 2")
@@ -51,9 +52,7 @@ def main() -> int:
     if given.profile:
         from benchmarks.speed.profile import write_profile
 
-        write_profile(
-            given.results / "training_profile.md" if own else REPOSITORY / "docs/training_profile.md", options
-        )
+        write_profile((given.results if own else REPOSITORY / "docs") / "training_profile.md", options, _command())
         return 0
     from benchmarks.speed.session import Session, run, write_page
 

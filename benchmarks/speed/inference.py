@@ -44,24 +44,29 @@ def set_up(folder: Path, options: Options) -> None:
 
 
 def _ours(folder: Path, options: Options) -> Work:
+    arrays = prepared(folder, options)
+    return predicting(arrays.image, arrays.body, arrays.geometry, folder / WEIGHTS, options)
+
+
+def predicting(image: Any, body: Any, geometry: Any, weights: Path, options: Options) -> Work:
+    """Return work that predicts a prepared scan (image in HU and body, both (X, Y, Z)) on the grid of the raw one."""
     from mskd.inference import Windows
     from mskd.models import Model
     from mskd.prediction import Prediction, predict_prepared
 
-    arrays = prepared(folder, options)
-    network = our_network(options, folder / WEIGHTS).eval().to(options.device)
+    network = our_network(options, weights).eval().to(options.device)
     edge = (options.window,) * 3
     stride = network_settings(options).coarsest_stride
     from mskd.config.model import Preprocessing
 
-    settings = Preprocessing(spacing_mm=arrays.geometry.spacing_mm, hu_clip=HU_CLIP, crop_to_body=False)
+    settings = Preprocessing(spacing_mm=geometry.spacing_mm, hu_clip=HU_CLIP, crop_to_body=False)
     model = Model(network, {}, settings, edge, 0.5, stride, (), {})
     windows = Windows(edge, 0.5, stride)
 
     def run() -> Prediction:
-        return predict_prepared(model, arrays.image, arrays.body, arrays.geometry, windows, device=options.device)
+        return predict_prepared(model, image, body, geometry, windows, device=options.device)
 
-    return Work(run, lambda said: {"labels": arrays.geometry.to_canonical(said.labels)})
+    return Work(run, lambda said: {"labels": geometry.to_canonical(said.labels)})
 
 
 @torch.inference_mode()

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from benchmarks.speed.data import HU_CLIP, LABELS, ORGANS, SCAN, read
-from benchmarks.speed.options import Options
+from benchmarks.speed.options import Options, Triple
 from mskd.config.model import Network, Preprocessing
 from mskd.networks.unet import UNet
 from mskd.preparation import prepare_arrays
@@ -20,16 +20,19 @@ from mskd.prepared import PreparedArrays, normalise
 CHANNELS = 1 + len(ORGANS)
 
 
-def prepared(folder: Path, options: Options) -> PreparedArrays:
-    """Return the shared scan, uncropped, on a grid whose size lets all libraries place their windows alike.
+def study_grid(options: Options) -> Triple:
+    """Return the voxels of the prepared scan along each axis.
 
     Windows overlap by half; a size of window + k × window / 2 has no window that is pushed back at the end.
     """
+    return (64, 64, 48) if options.quick else (160, 160, 128)
+
+
+def prepared(folder: Path, options: Options, grid: Triple | None = None) -> PreparedArrays:
+    """Return a folder's scan, uncropped, on a grid that lets all libraries place their windows alike, or on another."""
     image, affine = read(folder, SCAN)
-    step = options.window // 2
-    fit = [max(3, round(n / step)) for n in ((64, 64, 48) if options.quick else (160, 160, 128))]
     extent_mm = np.asarray(image.shape) * np.linalg.norm(affine[:3, :3], axis=0)
-    spacing = tuple(float(mm / (n * step)) for mm, n in zip(extent_mm, fit, strict=True))
+    spacing = tuple(float(mm / n) for mm, n in zip(extent_mm, grid or study_grid(options), strict=True))
     settings = Preprocessing(spacing_mm=(spacing[0], spacing[1], spacing[2]), hu_clip=HU_CLIP, crop_to_body=False)
     return prepare_arrays(image, affine, read(folder, LABELS)[0], None, settings)
 
@@ -91,13 +94,14 @@ def train_weights(path: Path, arrays: PreparedArrays, options: Options, *, seed:
     rng = np.random.default_rng(seed)
     network = UNet(network_settings(options), CHANNELS)
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
+    rare = torch.tensor([0.2] + [1.0] * len(ORGANS))
     size = 32
-    for step in range(40 if options.quick else 80):
+    for step in range(60 if options.quick else 150):
         starts = [_place(rng, arrays, size, organ=(step + i) % 2 == 0) for i in range(2)]
         boxes = [tuple(slice(s, s + size) for s in start) for start in starts]
         image = torch.stack([torch.from_numpy(normalise(arrays.image[box], HU_CLIP))[None] for box in boxes])
         labels = torch.stack([torch.from_numpy(arrays.labels[box]).long() for box in boxes])
-        loss = nn.functional.cross_entropy(network(image), labels)
+        loss = nn.functional.cross_entropy(network(image), labels, weight=rare)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

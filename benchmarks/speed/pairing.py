@@ -7,7 +7,7 @@ run in turns (ours, theirs, theirs, ours, …), so that a machine that slows dow
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any, Literal, Protocol
@@ -86,14 +86,32 @@ class Side(Protocol):
         ...
 
     def peak_mib(self) -> float:
-        """Return the largest resident memory of its process so far."""
+        """Return the largest resident memory of its process in any run so far."""
         ...
 
 
-def order(rounds: int) -> Iterable[tuple[str, str]]:
-    """Yield which side goes first and which second, round by round."""
+def order(rounds: int, names: tuple[str, ...] = ("ours", "theirs")) -> Iterable[tuple[str, ...]]:
+    """Yield which side goes first and which next, round by round."""
     for number in range(rounds):
-        yield ("ours", "theirs") if number % 2 == 0 else ("theirs", "ours")
+        yield names if number % 2 == 0 else names[::-1]
+
+
+def in_turns(sides: Mapping[str, Side], *, rounds: int, budget_s: float) -> dict[str, list[float]]:
+    """Return the times of sides that are run in turns, in s.
+
+    Args:
+        sides: Sides by name.
+        rounds: Times that each is run.
+        budget_s: No further round begins after this time, once there are two.
+    """
+    times: dict[str, list[float]] = {name: [] for name in sides}
+    started = time.monotonic()
+    for number, turn in enumerate(order(rounds, tuple(sides))):
+        if number >= FEWEST_ROUNDS and time.monotonic() - started > budget_s:
+            break
+        for name in turn:
+            times[name].append(sides[name].run().seconds)
+    return times
 
 
 def compare(pair: Pair, ours: Side, theirs: Side, *, rounds: int, budget_s: float) -> dict[str, Any]:
@@ -118,13 +136,7 @@ def compare(pair: Pair, ours: Side, theirs: Side, *, rounds: int, budget_s: floa
     row: dict[str, Any] = {"checks": [check.to_json() for check in checks]}
     if not all(check.passed for check in checks):
         return {**row, "status": DIFFERENT}
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
-    started = time.monotonic()
-    for number, turn in enumerate(order(rounds)):
-        if number >= FEWEST_ROUNDS and time.monotonic() - started > budget_s:
-            break
-        for who in turn:
-            times[who].append((ours if who == "ours" else theirs).run().seconds)
+    times = in_turns({"ours": ours, "theirs": theirs}, rounds=rounds, budget_s=budget_s)
     return {
         **row,
         "status": MEASURED,

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import cache, partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from benchmarks.speed.table import page
 from mskd.storage import write_json, write_text
 
 STAGES = ("metrics", "preparation", "inference", "cache", "training", "student")
-ALONE = ("commands",)
+ALONE = ("commands", "growth")
 INSTALL = 'pip install ".[bench]"'
 
 
@@ -68,8 +69,23 @@ class Session:
             **content,
         }
         write_json(self.results / f"{name}.json", row)
-        said = f"{row['ratio']:.3f} (target {row['target']:.3g})" if "ratio" in row else row.get("reason", "")
+        said = row.get("reason", "")
+        if "ratio" in row:
+            said = f"{row['ratio']:.3f} (target {row['target']:.3g})"
+        elif "exponent" in row:
+            said = f"exponent {row['exponent']:.2f}"
         print(f"{name}: {row['status']} {said}", flush=True)
+
+    def attempt(
+        self, name: str, kind: str, about: dict[str, Any], measure: Callable[[], dict[str, Any]], folder: Path
+    ) -> None:
+        """Measure a row and write it; one whose process fails says why, and stops no other."""
+        try:
+            content = measure()
+        except SideProcessError as error:
+            print(error, file=sys.stderr)
+            content = {"status": BROKEN, "reason": plain(str(error), folder)}
+        self.add(name, kind, {**about, **content})
 
     @staticmethod
     def described(options: Options) -> dict[str, Any]:
@@ -89,7 +105,15 @@ def run(session: Session, folder: Path | None = None) -> None:
 
 def run_stage(session: Session, module: str, folder: Path) -> None:
     """Measure the rows of a stage; one that fails stops no other."""
-    ready = False
+
+    @cache
+    def ready() -> None:
+        set_up(module, folder, session.options)
+
+    def measure(pair: Pair) -> dict[str, Any]:
+        ready()
+        return _measured(pair, module, folder, session.options)
+
     for pair in import_module(module).pairs(session.options):
         if not session.wants(pair.name):
             continue
@@ -98,15 +122,7 @@ def run_stage(session: Session, module: str, folder: Path) -> None:
             reason = f"{', '.join(lacking)} not installed: {INSTALL}"
             session.add(pair.name, "pair", {**about, "status": SKIPPED, "reason": reason})
             continue
-        try:
-            if not ready:
-                set_up(module, folder, session.options)
-                ready = True
-            content = _measured(pair, module, folder, session.options)
-        except SideProcessError as error:
-            print(error, file=sys.stderr)
-            content = {"status": BROKEN, "reason": plain(str(error), folder)}
-        session.add(pair.name, "pair", {**about, **content})
+        session.attempt(pair.name, "pair", about, partial(measure, pair), folder)
 
 
 def _measured(pair: Pair, module: str, folder: Path, options: Options) -> dict[str, Any]:

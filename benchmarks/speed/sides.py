@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing import get_context
@@ -15,6 +16,8 @@ from typing import Any, Self
 
 from benchmarks.speed.options import Options
 from benchmarks.speed.pairing import Answer, Run
+
+SET_UP = "set_up"
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class SideProcess:
 
         Args:
             module: Stage module; its `SIDES` maps names to functions (folder, options) → `Work`.
-            side: Which.
+            side: Which; a name that begins with "set_up" is a function of the module, which is run here and now.
             folder: What `set_up` of the stage module wrote.
             options: Of the run.
         """
@@ -51,18 +54,20 @@ class SideProcess:
             target=_serve, args=(module, side, folder, options, other), daemon=True
         )
         self._process.start()
+        self._peak_mib = 0.0
         other.close()
         self._receive()
 
     def run(self, *, answer: bool = False) -> Run:
         """Do the work once."""
         self._pipe.send("answer" if answer else "run")
-        seconds, found, self._peak_mib = self._receive()
+        seconds, found, peak = self._receive()
+        self._peak_mib = max(self._peak_mib, peak)
         return Run(seconds, found)
 
     def peak_mib(self) -> float:
-        """Return the largest resident memory of the process up to its last run, in MiB."""
-        return float(self._peak_mib)
+        """Return the largest resident memory of the process in any run, in MiB; setting up and answers do not count."""
+        return self._peak_mib
 
     def __enter__(self) -> Self:
         return self
@@ -83,29 +88,41 @@ class SideProcess:
         return content
 
 
-def set_up(module: str, folder: Path, options: Options) -> None:
+def set_up(module: str, folder: Path, options: Options, name: str = SET_UP) -> None:
     """Let a stage write what its sides share, in a process of its own."""
-    with SideProcess(module, "", folder, options):
+    with SideProcess(module, name, folder, options):
         pass
 
 
 def _serve(module: str, side: str, folder: Path, options: Options, pipe: Connection) -> None:
     try:
         stage = import_module(module)
-        if not side:
-            stage.set_up(folder, options)
+        if side.startswith(SET_UP):
+            getattr(stage, side)(folder, options)
             pipe.send(("ready", None))
             return
         work: Work = stage.SIDES[side](folder, options)
         pipe.send(("ready", None))
         while (wanted := pipe.recv()) != "end":
-            started = time.perf_counter()
-            result = work.run()
-            seconds = time.perf_counter() - started
-            peak = peak_mib()
-            pipe.send(("done", (seconds, work.answer(result) if wanted == "answer" else None, peak)))
+            pipe.send(("done", _once(work, answer=wanted == "answer")))
     except Exception:  # noqa: BLE001 - told to the parent, which writes it into the row
         pipe.send(("error", traceback.format_exc()))
+
+
+def _once(work: Work, *, answer: bool) -> tuple[float, Answer | None, float]:
+    """Return the time of a run, its answer where that is asked for, and its peak memory in MiB."""
+    forget_peak()
+    started = time.perf_counter()
+    result = work.run()
+    seconds = time.perf_counter() - started
+    peak = peak_mib()
+    return seconds, work.answer(result) if answer else None, peak
+
+
+def forget_peak() -> None:
+    """Let this process's peak begin at what it holds now; where the kernel refuses, the peak holds what was before."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_mib(pid: int | str = "self") -> float:

@@ -17,13 +17,12 @@ from benchmarks.speed.options import Options
 from benchmarks.speed.pairing import Answer, Check, Pair
 from benchmarks.speed.sides import Work
 
-TEACHERS = [f"teacher{number}" for number in range(cache.TEACHERS)]
 EVERY = list(range(len(ORGANS)))
 
 
 def pairs(options: Options) -> list[Pair]:
     """Return the rows."""
-    work = f"a student's step from the cache ({len(TEACHERS)} teachers, {training.steps(options)} steps)"
+    work = f"a student's step from the cache ({cache.TEACHERS} teachers, {training.steps(options)} steps)"
     note = "logits-wise distillation; features are not compared"
     return [
         Pair("student_alone", work, "cached", "alone", "the same step without distillation", (), 1.10, _check, note),
@@ -37,66 +36,46 @@ def set_up(folder: Path, options: Options) -> None:
     cache.SIDES["ours"](folder, options).run()
 
 
-def _distilled(folder: Path, options: Options, *, cached: bool) -> Work:
+def distilled(folder: Path, options: Options, *, cached: bool, count: int = cache.TEACHERS) -> Work:
+    """Return work that trains a student some steps with so many teachers, from the cache or online."""
     from mskd.config.distillation import Distillation
     from mskd.methods.base import MethodContext
     from mskd.methods.mskd import build
-    from mskd.training.cases import MemoryBudget, TrainingCase
     from mskd.training.patches import PatchNeeds
 
+    teachers = [f"teacher{number}" for number in range(count)]
     context = MethodContext(
         organs=list(ORGANS),
         network=network_settings(options),
         training=training.training_settings(options),
         distillation=Distillation(feature_weight=0),
-        owned=dict.fromkeys(TEACHERS, EVERY),
+        owned=dict.fromkeys(teachers, EVERY),
         organ_sets=[EVERY],
     )
     torch.manual_seed(0)
     built = build(context)
-    targets: dict[str, str | Path] = {name: folder / f"cached{n}.zarr" for n, name in enumerate(TEACHERS)}
-    case = TrainingCase(
-        *("scan", "speed", folder / cache.STORE, [1 + organ for organ in EVERY]),
-        targets=targets if cached else {},
-        budget=MemoryBudget(2**31),
-    )
-    voices = {name: len(ORGANS) for name in TEACHERS}
-    given = training.batches([case], options, built.needs if cached else PatchNeeds(), voices)
-    batches = given if cached else _asked(folder, options, given)
+    targets: dict[str, str | Path] = {name: folder / f"cached{n}.zarr" for n, name in enumerate(teachers)}
+    case = training.one_case(folder / cache.STORE, targets=targets if cached else {})
+    voices = dict.fromkeys(teachers, len(ORGANS))
+    given = training.batches(case, options, built.needs if cached else PatchNeeds(), voices)
+    batches = given if cached else _asked(folder, options, given, teachers)
     return training.stepping(batches, built.network, built.loss, options, built.auxiliary)
 
 
 @torch.no_grad()
-def _said(teachers: list[Any], batch: Any) -> Any:
+def _said(networks: list[Any], batch: Any) -> Any:
     from mskd.margins import margins
 
-    return torch.cat([margins(teacher(batch.image)) for teacher in teachers], 1)
+    return torch.cat([margins(network(batch.image)) for network in networks], 1)
 
 
-def _asked(folder: Path, options: Options, given: Iterator[Any]) -> Iterator[Any]:
+def _asked(folder: Path, options: Options, given: Iterator[Any], teachers: list[str]) -> Iterator[Any]:
     """Yield batches to which every teacher was asked."""
     device = torch.device(options.device)
-    teachers = [our_network(options, folder / f"{name}.safetensors").eval().to(device) for name in TEACHERS]
+    networks = [our_network(options, folder / f"{name}.safetensors").eval().to(device) for name in teachers]
     for batch in given:
         there = batch.to(device)
-        yield replace(there, margins=_said(teachers, there))
-
-
-def _alone(folder: Path, options: Options) -> Work:
-    from mskd.methods.base import segmentation_terms
-    from mskd.training.cases import MemoryBudget, TrainingCase
-    from mskd.training.patches import PatchNeeds
-
-    network, settings = our_network(options), training.training_settings(options)
-    case = TrainingCase(
-        *("scan", "speed", folder / cache.STORE, [1 + organ for organ in EVERY]), budget=MemoryBudget(2**31)
-    )
-    return training.stepping(
-        training.batches([case], options, PatchNeeds()),
-        network,
-        lambda batch, step: segmentation_terms(network, batch, batch.labels, batch.labelled, settings),
-        options,
-    )
+        yield replace(there, margins=_said(networks, there))
 
 
 def _check(ours: Answer, theirs: Answer) -> list[Check]:
@@ -108,7 +87,7 @@ def _check(ours: Answer, theirs: Answer) -> list[Check]:
 
 
 SIDES = {
-    "cached": lambda folder, options: _distilled(folder, options, cached=True),
-    "online": lambda folder, options: _distilled(folder, options, cached=False),
-    "alone": _alone,
+    "cached": lambda folder, options: distilled(folder, options, cached=True),
+    "online": lambda folder, options: distilled(folder, options, cached=False),
+    "alone": lambda folder, options: training.supervised(folder / cache.STORE, options),
 }

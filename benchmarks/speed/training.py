@@ -79,36 +79,38 @@ def training_settings(options: Options) -> Any:
     return Training(patch_size=(edge, edge, edge), batch_size=BATCH, loss="marginal", steps=100_000)
 
 
-def _ours(folder: Path, options: Options) -> Work:
+def supervised(store: Path, options: Options, organs: int = len(ORGANS)) -> Work:
+    """Return work that trains some steps on a prepared store, with the labels of so many organs alone."""
     from mskd.methods.base import segmentation_terms
+    from mskd.training.patches import PatchNeeds
 
-    network = our_network(options)
+    network = our_network(options, channels=1 + organs)
     settings = training_settings(options)
     return stepping(
-        _batches(folder, options),
+        batches(one_case(store, organs), options, PatchNeeds(), organs=organs),
         network,
         lambda batch, step: segmentation_terms(network, batch, batch.labels, batch.labelled, settings),
         options,
     )
 
 
-def _batches(folder: Path, options: Options) -> Iterator[Any]:
+def one_case(store: Path, organs: int = len(ORGANS), targets: dict[str, str | Path] | None = None) -> Any:
+    """Return a prepared store as training reads it, kept in memory, with the targets of teachers."""
     from mskd.training.cases import MemoryBudget, TrainingCase
-    from mskd.training.patches import PatchNeeds
 
-    case = TrainingCase(
-        *("case0", "speed", folder / STORE, list(range(1, 1 + len(ORGANS)))), budget=MemoryBudget(2**31)
-    )
-    return batches([case], options, PatchNeeds())
+    labelled = list(range(1, 1 + organs))
+    return TrainingCase("scan", "speed", store, labelled, targets=targets or {}, budget=MemoryBudget(2**31))
 
 
-def batches(cases: list[Any], options: Options, needs: Any, voices: dict[str, int] | None = None) -> Iterator[Any]:
+def batches(
+    case: Any, options: Options, needs: Any, voices: dict[str, int] | None = None, organs: int = len(ORGANS)
+) -> Iterator[Any]:
     """Yield what the training loop yields without workers."""
     from mskd.training.patches import PatchDataset, collate
 
     settings = training_settings(options)
-    common = {"n_organs": len(ORGANS), "spacing_mm": (2.4, 2.4, 2.4), "hu_clip": HU_CLIP, "seed": 0}
-    patches = PatchDataset(cases, settings, needs=needs, voices=voices, **common)
+    common = {"n_organs": organs, "spacing_mm": (2.4, 2.4, 2.4), "hu_clip": HU_CLIP, "seed": 0}
+    patches = PatchDataset([case], settings, needs=needs, voices=voices, **common)
     for step in range(settings.steps):
         yield collate([patches[step * BATCH + i] for i in range(BATCH)])
 
@@ -183,4 +185,4 @@ def _check(ours: Answer, theirs: Answer) -> list[Check]:
     ]
 
 
-SIDES = {"ours": _ours, "nnunet": _nnunet}
+SIDES = {"ours": lambda folder, options: supervised(folder / STORE, options), "nnunet": _nnunet}

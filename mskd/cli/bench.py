@@ -24,9 +24,9 @@ def bench(
     quick: Annotated[bool, typer.Option("--quick", help="Small volumes, few rounds; says nothing of speed.")] = False,
     only: Annotated[list[str] | None, typer.Option(help="Rows whose name begins so; several times.")] = None,
     again: Annotated[bool, typer.Option("--again", help="Measure rows anew that stand.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, …: where networks compute, on all sides.")] = "cpu",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, …: where networks compute; default cpu.")] = None,
     rounds: Annotated[int | None, typer.Option(min=2, help="Rounds per row; default 5, with --quick 2.")] = None,
-    budget_s: Annotated[float, typer.Option(help="No further round of a row after this time, from two on.")] = 60.0,
+    budget_s: Annotated[float | None, typer.Option(help="No further round after this time; default 60.")] = None,
     scan: Annotated[Path | None, typer.Option(help="A CT to take instead of a synthetic one.")] = None,
     labels: Annotated[Path | None, typer.Option(help="The label map of --scan.")] = None,
     results: Annotated[Path | None, typer.Option(help="Folder of rows and table; default: this repository's.")] = None,
@@ -51,7 +51,7 @@ def bench(
     }
     words = [word for name, value in given.items() if value is not None for word in (name, str(value))]
     words += [name for name, wanted in (("--quick", quick), ("--again", again), ("--profile", profile)) if wanted]
-    words += ["--only", *only] if only else []
+    words += [word for name in only or [] for word in ("--only", name)]
     environment = {
         **os.environ,
         "PYTHONPATH": os.pathsep.join(filter(None, [str(REPOSITORY), os.getenv("PYTHONPATH")])),

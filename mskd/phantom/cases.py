@@ -10,7 +10,7 @@ from mskd.config.phantom import PhantomDataset
 from mskd.phantom.anatomy import Axes, Pose, build, paint
 from mskd.phantom.noise import FloatArray
 from mskd.phantom.patient import Patient
-from mskd.phantom.scanner import Scan, acquire
+from mskd.phantom.scanner import Painter, Scan, acquire
 from mskd.phantom.shapes import rotation
 
 # The anatomies reach from the heart to the pelvis; this height lies in the middle of the organs.
@@ -47,7 +47,13 @@ def simulate_case(spec: PhantomDataset, index: int) -> Scan:
         from mskd.phantom.atlas import simulate_from_atlas
 
         return simulate_from_atlas(spec, index, case_generators(spec, index))
-    of_patient, of_structures, of_pose, of_scan = case_generators(spec, index)
+    painter, back_mm = case_painter(spec, index)
+    return acquire(spec.scanner, painter, case_generators(spec, index)[3], back_mm=back_mm)
+
+
+def case_painter(spec: PhantomDataset, index: int) -> tuple[Painter, float]:
+    """Return what paints a case's anatomy on any grid (in scanner coordinates), and where the back is in mm (y)."""
+    of_patient, of_structures, of_pose, _ = case_generators(spec, index)
     scanner = spec.scanner
     patient = Patient.draw(of_patient, scanner.phase, strength=spec.deformation, jitter=scanner.jitter)
     pose = draw_pose(spec, of_pose)
@@ -57,5 +63,4 @@ def simulate_case(spec: PhantomDataset, index: int) -> Scan:
     def painter(axes: Axes) -> tuple[FloatArray, np.ndarray]:
         return paint(patient, structures, axes, pose, edge_mm)
 
-    back_mm = patient.back_mm * spec.scale + pose.origin_mm[1]
-    return acquire(scanner, painter, of_scan, back_mm=back_mm)
+    return painter, patient.back_mm * spec.scale + pose.origin_mm[1]
