@@ -66,7 +66,7 @@ test-teachers: setup .venv-nnunet/bin/nnUNetv2_train ## teachers of other tools,
 
 slurm-packages:
 	@command -v slurmctld >/dev/null && command -v munged >/dev/null || \
-	  apt-get install --yes --quiet --no-install-recommends slurm-wlm slurm-client munge
+	  { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends slurm-wlm slurm-client munge; }
 
 soak: setup ## kill writers and flip bytes of the cache many more times than the tests do (minutes)
 	@MSKD_KILLS=$(KILLS) MSKD_FLIPS=$(FLIPS) $(BIN)/pytest tests/unit/test_cache_faults.py \

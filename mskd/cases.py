@@ -215,7 +215,7 @@ def check_study_cases(study: Study) -> dict[str, Counter[str]]:
                 f"datasets.{name} has no training case (found {dict(counts[name])}); "
                 f"write another split there, for example `split: {{kind: hash, val_fraction: 0.1, test_fraction: 0.2}}`"
             )
-    for teacher in study.teachers if study.cross_fits else ():
+    for teacher in study.trained_teachers if study.cross_fits else ():
         name = study.teacher_dataset(teacher)
         for fold in range(study.runs.folds):
             learns = sum(case.split == "train" for case in list_cases(study, name, fold))

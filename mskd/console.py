@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Protocol
 
 from mskd.processes import is_first
 
 REPORT_EVERY_S = 15.0
+Watcher = Callable[[int, int], object]  # (done, total)
+_WATCHER: ContextVar[Watcher | None] = ContextVar("watcher of progress", default=None)
 
 
 class Advance(Protocol):
@@ -32,11 +35,40 @@ def printable(text: str) -> str:
 
 
 @contextmanager
+def watched(by: Watcher) -> Iterator[None]:
+    """Tell also somebody else how far the progress inside has come.
+
+    Args:
+        by: Told what is done and what there is to do in all, when a progress begins and at each of its steps.
+    """
+    before = _WATCHER.set(by)
+    try:
+        yield
+    finally:
+        _WATCHER.reset(before)
+
+
+@contextmanager
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Show progress with an estimate of the time left: a bar on a terminal, a line now and then in a log file."""
-    if sys.stderr.isatty() and is_first():
-        yield from _bar(title, total, done)
-        return
+    watcher, count = _WATCHER.get(), done
+    if watcher is not None:
+        watcher(done, total)
+    shown = _bar if sys.stderr.isatty() and is_first() else _lines
+    with shown(title, total, done) as show:
+
+        def advance(steps: int = 1, note: str = "") -> None:
+            nonlocal count
+            count += steps
+            if watcher is not None:
+                watcher(count, total)
+            show(steps, note)
+
+        yield advance
+
+
+@contextmanager
+def _lines(title: str, total: int, done: int) -> Iterator[Advance]:
     started, last, count = time.monotonic(), time.monotonic(), done
 
     def advance(steps: int = 1, note: str = "") -> None:
@@ -51,6 +83,7 @@ def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     yield advance
 
 
+@contextmanager
 def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
     from rich.console import Console
     from rich.progress import (

@@ -1,15 +1,18 @@
-"""What each method cost: time and memory as the workflow measured them, parameters and passes as stored."""
+"""What each method and each stage cost: time and memory as measured, parameters and passes as stored."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from mskd.config.study import Study
+from mskd.job_record import Attempt, all_attempts
 from mskd.layout import Layout
 from mskd.methods.registry import method_facts
 from mskd.models import read_card
+from mskd.plan.jobs import STAGES
 
 COLUMNS = [
     "method",
@@ -22,6 +25,23 @@ COLUMNS = [
     "parameters",
     "forward_passes",
 ]
+STAGE_COLUMNS = [
+    "stage",
+    "jobs_done",
+    "attempts",
+    "hours",
+    "longest_attempt_s",
+    "memory_mib",
+    "gpu_hours",
+    "gpu_memory_mib",
+]
+STAGE_NOTE = (
+    "What the jobs of each stage took, by the records that they keep in jobs/; those of rows that the study no longer "
+    "has count too. hours: all attempts; one that was killed counts up to its last sign of life, and only once its job "
+    "has begun again. memory_mib: the largest process of a job, on its first node. gpu_hours: time × GPUs where the "
+    "device was CUDA; gpu_memory_mib: what PyTorch held in the first process. Snakemake's own figures, of the last "
+    "attempt of each job, lie in benchmarks/."
+)
 
 
 def cost_table(study: Study) -> pd.DataFrame:
@@ -63,6 +83,29 @@ def cost_table(study: Study) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows, columns=COLUMNS).round(1)
+
+
+def stage_table(study: Study) -> pd.DataFrame:
+    """Return one row per stage of which jobs kept a record; `STAGE_NOTE` says what the columns mean."""
+    by_stage: dict[str, list[list[Attempt]]] = {}
+    for stage, attempts in all_attempts(study.root):
+        by_stage.setdefault(stage, []).append(attempts)
+    rows = [_stage_row(stage, by_stage[stage]) for stage in STAGES if stage in by_stage]
+    return pd.DataFrame(rows, columns=STAGE_COLUMNS).astype({"memory_mib": float, "gpu_memory_mib": float})
+
+
+def _stage_row(stage: str, jobs: Sequence[Sequence[Attempt]]) -> Mapping[str, object]:
+    attempts = [attempt for job in jobs for attempt in job]
+    return {
+        "stage": stage,
+        "jobs_done": sum(any(attempt.outcome == "done" for attempt in job) for job in jobs),
+        "attempts": len(attempts),
+        "hours": round(sum(attempt.seconds for attempt in attempts) / 3600, 3),
+        "longest_attempt_s": round(max(attempt.seconds for attempt in attempts), 1),
+        "memory_mib": max((one.memory_mib for one in attempts if one.memory_mib is not None), default=None),
+        "gpu_hours": round(sum(attempt.seconds * attempt.gpus for attempt in attempts) / 3600, 3),
+        "gpu_memory_mib": max((one.gpu_memory_mib for one in attempts if one.gpu_memory_mib is not None), default=None),
+    }
 
 
 def _files(layout: Layout, stage: str, pattern: str) -> list[Path]:

@@ -29,7 +29,7 @@ from mskd.leaves import Leaves
 from mskd.methods.registry import MethodFacts, method_facts
 from mskd.provenance import content_key
 from mskd.storage import write_text
-from mskd.teachers.registry import case_files, model_files
+from mskd.teachers.registry import model_files, wanted_files
 
 
 class Graph:
@@ -105,6 +105,31 @@ class Graph:
         scans = [file for case in cases for file in (files_below(case.image) if case.image.is_dir() else [case.image])]
         return scans + [label.path for case in cases for label in case.labels] + withheld
 
+    def segmentations(self) -> list[Path]:
+        """Return the segmentations that teach and that are there: checking the data looks at them too."""
+        found = [
+            path
+            for teacher in self.study.teachers
+            for dataset in self.training
+            if self.study.teacher_covers(teacher, dataset)
+            for block in self.blocks(dataset)
+            for path in self._segmentations(teacher, dataset, block)
+        ]
+        return list(dict.fromkeys(found))
+
+    def _segmentations(self, teacher: str, dataset: str, block: str) -> list[Path]:
+        """Return what a teacher reads of a block's cases beside their scans; what is missing, check_data says."""
+        if not self.study.teachers[teacher].given:
+            return []
+        wanted = wanted_files(self.study.teachers[teacher], self.asked(dataset, block))
+        return [path for _, path in wanted if path.is_file()]
+
+    def asked(self, dataset: str, block: str) -> list[Case]:
+        """Return the cases of a block that teachers which exist already are asked about: those of every fold."""
+        splits = self.study.cache.splits
+        asked = {c.id for (name, _), of in self._cases.items() if name == dataset for c in of if c.split in splits}
+        return [case for case in self.of_block(dataset, block) if case.id in asked]
+
     @property
     def checked(self) -> Path:
         """Return the manifest that says that the data was looked at, and which cases are left out."""
@@ -135,12 +160,8 @@ class Graph:
         """Return what caching a block reads of raw data, where the teacher exists already: scans, segmentations."""
         if not self.study.teachers[teacher].given:
             return []
-        splits = self.study.cache.splits
-        asked = {c.id for (name, _), of in self._cases.items() if name == dataset for c in of if c.split in splits}
-        cases = [case for case in self.of_block(dataset, block) if case.id in asked]
-        read = case_files(self.study.teachers[teacher], cases)
-        raw = [] if self.section(dataset).phantom is not None else [case.image for case in cases]
-        return read + [path for path in raw if not path.is_dir()]
+        raw = [] if self.section(dataset).phantom is not None else [c.image for c in self.asked(dataset, block)]
+        return self._segmentations(teacher, dataset, block) + [path for path in raw if not path.is_dir()]
 
     def projection(self, teacher: str, run: str) -> list[Path]:
         """Return the manifest of a teacher's projection of features, where features are projected."""

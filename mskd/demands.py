@@ -35,8 +35,9 @@ MVOXEL_S = {
     "evaluate": 4.0,
 }
 TRAINED_MVOXELS_PER_S = 0.2  # of patches, on one CPU core; a GPU is far faster
+CHANNEL_BYTES = 12  # per voxel of what a teacher says in each channel: as it says it, on the study grid, being encoded
 KEPT_MAPS = 40  # float32 maps of the finest level that a training step on a CPU keeps
-LEAST_MIN, MOST_MIN = 10, 24 * 60
+LEAST_MIN = 10
 
 
 def raw_mvoxels(study: Study, case: Case) -> float:
@@ -68,12 +69,28 @@ def checking_mb(study: Study, cases: list[Case], processes: int, attempt: int) -
 def volumes_min(stage: str, study: Study, cases: list[Case], attempt: int) -> int:
     """Return the run time of a job that goes through volumes one by one, in minutes."""
     total = sum(raw_mvoxels(study, case) for case in cases)
-    return _minutes(MVOXEL_S[stage] * total, attempt)
+    return _minutes(study, MVOXEL_S[stage] * total, attempt)
 
 
 def inference_mb(stage: str, study: Study, cases: list[Case], attempt: int) -> int:
     """Return the memory of a job that runs networks over volumes, one process per GPU, in MB."""
     return study.inference.gpus * volumes_mb(stage, study, cases, attempt)
+
+
+def asking_mb(study: Study, teacher: str, cases: list[Case], attempt: int) -> int:
+    """Return the memory of a job that asks a teacher about volumes, one process per GPU, in MB."""
+    section = study.teachers[teacher]
+    channels = 1 + max(len(section.classes), len(study.teacher_organs(teacher)))
+    said = CHANNEL_BYTES * max(0, channels - 2) * max((raw_mvoxels(study, case) for case in cases), default=0.0)
+    one = volumes_mb("cache_targets", study, cases, 1)  # of a network that knows one organ
+    return study.inference.gpus * ceil((one + said) * attempt)
+
+
+def comparing_mb(study: Study, cases: list[Case], attempt: int) -> int:
+    """Return the memory of comparing what all teachers say of volumes, in MB: a mask for each organ of each of them."""
+    masks = sum(len(study.teacher_organs(teacher)) for teacher in study.teachers)
+    largest = max((raw_mvoxels(study, case) for case in cases), default=0.0)
+    return ceil((volumes_mb("compare_teachers", study, cases, 1) + masks * largest) * attempt)
 
 
 def adopting_mb(files: list[Path], attempt: int) -> int:
@@ -105,11 +122,11 @@ def student_gpus(study: Study, method: str) -> int:
     return study.method_training(method).gpus if trains else 1
 
 
-def training_min(training: Training, attempt: int) -> int:
+def training_min(study: Study, training: Training, attempt: int) -> int:
     """Return the run time of a training in minutes; one that is stopped goes on where it was."""
     mvoxels = training.steps * training.batch_size * prod(training.patch_size) / 1e6
-    return _minutes(mvoxels / TRAINED_MVOXELS_PER_S, attempt)
+    return _minutes(study, mvoxels / TRAINED_MVOXELS_PER_S, attempt)
 
 
-def _minutes(seconds: float, attempt: int) -> int:
-    return min(MOST_MIN, attempt * (LEAST_MIN + ceil(seconds / 60)))
+def _minutes(study: Study, seconds: float, attempt: int) -> int:
+    return min(study.longest_job_min, attempt * (LEAST_MIN + ceil(seconds / 60)))

@@ -43,7 +43,12 @@ class Disagreement:
 
 
 def find_disagreement(
-    reference: Mask, margin: npt.NDArray[np.floating], body: Mask, others: Mapping[str, Mask] | None = None
+    reference: Mask,
+    margin: npt.NDArray[np.floating],
+    body: Mask,
+    others: Mapping[str, Mask] | None = None,
+    *,
+    judged: Mask | None = None,
 ) -> Disagreement:
     """Return the largest confident contradiction in one organ of one case.
 
@@ -52,7 +57,10 @@ def find_disagreement(
         margin: What the teacher says of it, log-odds.
         body: The body, whose middle tells the sides.
         others: What teachers of other organs claim.
+        judged: Voxels of which the reference says anything; default: all.
     """
+    if judged is not None:
+        margin = np.where(judged, margin, 0)  # neither claimed nor denied
     claimed = margin > 0
     size = max(int(reference.sum()), int(claimed.sum()), 1)
     together = int(reference.sum()) + int(claimed.sum())

@@ -127,6 +127,7 @@ def sliding_window(
     body: npt.NDArray[np.bool_] | None = None,
     device: torch.device | str = "cpu",
     prepare: Prepare = np.asarray,
+    twice: bool = True,
 ) -> Outputs:
     """Run a network over a volume and blend overlapping windows with Gaussian weights.
 
@@ -137,12 +138,13 @@ def sliding_window(
         body: Windows without a True voxel are skipped; there the background wins.
         device: Where to compute.
         prepare: Turns a part of the image into normalised float32.
+        twice: Whether a single window may go in twice on CPUs; not for networks that take one alone, or run elsewhere.
     """
     padded = windows.padded(image.shape)
     maps: dict[str, _Blend] = {}
     blend: _Blend | None = None
     count = 0
-    for start, scores, features in _computed(forward, image, windows, body, device, prepare):
+    for start, scores, features in _computed(forward, image, windows, body, device, prepare, twice):
         blend = blend or _Blend(len(scores), padded, windows.size)
         blend.add(start, scores)
         for tap, feature in features.items():
@@ -173,6 +175,7 @@ def _computed(
     body: npt.NDArray[np.bool_] | None,
     device: torch.device | str,
     prepare: Prepare,
+    twice: bool = True,
 ) -> Iterator[tuple[Triple, Tensor, dict[str, Tensor]]]:
     """Yield first voxel, scores (C, x, y, z) and features of every window, on the CPU in float32."""
     everywhere = windows.starts(image.shape)
@@ -180,7 +183,7 @@ def _computed(
     starts = starts or everywhere[:1]  # a scan without a body: one window says how many channels there are
     for chunk in _batches(starts, windows.batch_size):
         batch = torch.stack([_window(image, start, windows.size, prepare) for start in chunk])[:, None]
-        scores, features = _run(forward, batch.to(device))
+        scores, features = _run(forward, batch.to(device), twice)
         scores = scores.float().cpu()
         features = {tap: feature.float().cpu() for tap, feature in features.items()}
         for index, start in enumerate(chunk):
@@ -197,12 +200,12 @@ def _window(image: npt.NDArray[Any], start: Triple, size: Triple, prepare: Prepa
     return window
 
 
-def _run(forward: Forward, batch: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+def _run(forward: Forward, batch: Tensor, twice: bool) -> tuple[Tensor, dict[str, Tensor]]:
     """Run a batch; on CPUs one window goes in twice, because torch convolves a batch of one on a slow path.
 
     Measured on a network of 8 to 64 channels and windows of 48³, one thread: 0.25 s for one window, 0.12 s for two.
     """
-    if batch.device.type == "cpu" and len(batch) == 1:
+    if twice and batch.device.type == "cpu" and len(batch) == 1:
         scores, features = forward(batch.expand(2, *batch.shape[1:]))
         return scores[:1], {tap: feature[:1] for tap, feature in features.items()}
     return forward(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 
 def target_place(cache_root: str, teacher: str, run: str, dataset: str, block: str, case: str) -> str:
@@ -58,6 +59,12 @@ class Layout:
         folder = self.root.joinpath("manifests", stage, *parts[:-1])
         return folder / f"{parts[-1]}.json"
 
+    def job(self, stage: str, *parts: str) -> Path:
+        """What a job says of itself while it runs; beside it, as `.jsonl`, its attempts. Parts may be any text."""
+        names = [quote(part, safe="", errors="surrogatepass") for part in (stage, *parts)]
+        folder = self.root.joinpath("jobs", *(_no_step(name) for name in names[:-1]))
+        return folder / f"{_no_step(names[-1])}.json"
+
     @property
     def all_metrics(self) -> Path:
         """Every score of the study in one file."""
@@ -77,3 +84,8 @@ class Layout:
     def report(self) -> Path:
         """The report's first page."""
         return self.root / "report" / "index.html"
+
+
+def _no_step(name: str) -> str:
+    """Return a name that leads into no other folder, as `..` does; that of a job given by hand may be anything."""
+    return f"%2E{name[1:]}" if name.startswith(".") else name or "%"

@@ -56,7 +56,13 @@ def check_leaves(study: Study, dataset: str) -> Leaves:
 
 def verdict_leaves(study: Study) -> Leaves:
     """Leaves of checking the whole study, and of what follows from what is found."""
+    segmentations = {
+        name: section.model_dump(mode="json", include={"path", "files", "datasets", "classes"})
+        for name, section in study.teachers.items()
+        if section.kind == "labels"
+    }
     return {
+        **({"segmentations": segmentations, "asked": study.cache.splits} if segmentations else {}),
         "cases": {name: check_leaves(study, name) for name in study.datasets},
         "accept": {name: section.accept for name, section in study.datasets.items()},
         "splits": {name: section.split.model_dump(mode="json") for name, section in study.datasets.items()},
@@ -149,6 +155,15 @@ def student_leaves(study: Study, method: str) -> Leaves:
     if "distillation" in needs:
         leaves["distillation"] = study.method_distillation(method).model_dump(mode="json")
     return leaves
+
+
+def resumed_leaves(leaves: Leaves, training: Training) -> Leaves:
+    """Leaves that a checkpoint shares with a training that goes on from it: all but how long the training lasts.
+
+    Courses of rates and weights are part of it; so a training that was longer from the start, or of which
+    `schedule_steps` was written down, goes on where a shorter one ended.
+    """
+    return {**leaves, "training": {**leaves["training"], "steps": None, "schedule_steps": training.course_steps}}
 
 
 def predict_leaves(study: Study) -> Leaves:

@@ -15,6 +15,9 @@ from mskd.errors import DataError
 from mskd.geometry import Affine, reorient
 from mskd.scans import read_labels, read_scan_grid
 
+SHIFT_TOLERANCE, DRIFT_TOLERANCE = 0.1, 0.5
+"""Most by which labels may lie off their scan, in voxels: at the first voxel, and at the corner where they lie off most
+(rounded spacings and directions add up along the scan)."""
 STEP_TOLERANCE = 0.01
 """Most by which a step along an axis may differ, in spacings, where labels lie on their scan by orientation alone."""
 
@@ -104,19 +107,21 @@ def _read(
     if grid == "orientation":
         labels = read_labels(path, case, values, found_shape)
         return onto_scan(labels, found, path, case, shape, affine)
-    require_affine(found, path, case, affine)
+    require_affine(found, path, case, affine, shape)
     return read_labels(path, case, values, shape)
 
 
-def require_affine(found: Affine, path: Path, case: str, affine: Affine) -> None:
-    """Raise DataError if a label file has another affine than its scan."""
-    spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    if not np.allclose(found, affine, atol=0.1 * float(spacing_mm.min())):
+def require_affine(found: Affine, path: Path, case: str, affine: Affine, shape: tuple[int, ...]) -> None:
+    """Raise DataError if a label file of the same shape places its voxels elsewhere than its scan."""
+    corners = np.array(list(np.ndindex(2, 2, 2))) * (np.asarray(shape) - 1)
+    moved = (np.linalg.inv(affine) @ found - np.eye(4))[:3]
+    off = np.abs(corners @ moved[:, :3].T + moved[:, 3]).max(axis=1)  # voxels, the first corner is the first voxel
+    if off[0] > SHIFT_TOLERANCE or off.max() > DRIFT_TOLERANCE:
         raise DataError(
             case=case,
             file=path,
             expected=f"the affine of its scan, {np.round(affine, 3).tolist()}",
-            found=f"{np.round(found, 3).tolist()}",
+            found=f"{np.round(found, 3).tolist()}, up to {off.max():.3g} voxels off",
             fix="resample the labels onto the scan, or repair the header that is wrong",
             code="label.affine",
         )

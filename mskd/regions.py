@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Combination = Literal["mean", "most_confident", "validation_dice"]
+Disagreement = Literal["drop", "combined"]
 
 
 @dataclass(frozen=True)
@@ -41,12 +42,15 @@ def find_regions(
     combine: Combination = "mean",
     spoken: Tensor | None = None,
     weights: Sequence[float] | None = None,
+    disagreement: Disagreement = "drop",
+    veto_share: float = 0.0,
 ) -> Regions:
     """Return the regions in which teachers supervise.
 
     O_k is ground truth where the case's dataset labels organ k, else the combined margin > 0. B is where every teacher
     says background and ground truth claims no organ. Ground truth beats predictions. Voxels that two organs claim are
-    conflicts, voxels on which teachers of one organ disagree in sign are uncertain: both are in no region (`drop`).
+    conflicts, voxels on which teachers of one organ disagree in sign are uncertain: both are in no region (`drop`), or
+    the largest and the combined margin decide.
 
     Args:
         teacher_margins: One channel per (teacher, organ) pair, (B, P, X, Y, Z).
@@ -59,10 +63,14 @@ def find_regions(
         combine: How several teachers of one organ become one margin.
         spoken: Channels in which a teacher said anything, bool (B, P); None: all.
         weights: Of the P channels, for `validation_dice`.
+        disagreement: Voxels on which teachers of one organ disagree: in no region, or as the combined margin says.
+        veto_share: As in `combine_teachers`.
     """
     margin, taught, uncertain = combine_teachers(
-        teacher_margins, owned, n_organs, combine, spoken=spoken, weights=weights
+        teacher_margins, owned, n_organs, combine, spoken=spoken, weights=weights, veto_share=veto_share
     )
+    if disagreement == "combined":
+        uncertain = torch.zeros_like(uncertain)
     values = torch.arange(1, n_organs + 1, dtype=labels.dtype, device=labels.device).view(1, -1, 1, 1, 1)
     use_truth = labelled[:, :, None, None, None] & (source == "ground_truth_first")
     truth = (labels[:, None] == values) & use_truth
@@ -95,6 +103,7 @@ def combine_teachers(
     *,
     spoken: Tensor | None = None,
     weights: Sequence[float] | None = None,
+    veto_share: float = 0.0,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Combine the teachers of each organ.
 
@@ -106,9 +115,12 @@ def combine_teachers(
         spoken: Channels in which a teacher said anything, bool (B, P), where some teachers lack some cases; None: all.
             A teacher that said nothing has no part in mean, confidence or disagreement.
         weights: Of the P channels, for `validation_dice`; where all that spoke weigh nothing, they weigh the same.
+        veto_share: Of the greatest weight among those that spoke; who weighs less (`validation_dice`) may disagree
+            without making a voxel uncertain.
 
     Returns:
-        Margin (B, K, …), organs with a teacher (B, K), voxels on which teachers of one organ disagree (B, 1, …).
+        Margin (B, K, …), organs with a teacher (B, K), voxels on which a teacher with a veto says of an organ the
+        opposite of the combined margin (B, 1, …): where all have one, those on which teachers of the organ disagree.
     """
     batch, _, *space = teacher_margins.shape
     said = teacher_margins.new_ones((batch, len(owned)), dtype=torch.bool) if spoken is None else spoken
@@ -124,15 +136,16 @@ def combine_teachers(
         if len(channels) == 1:
             margin[:, organ] = voices[:, 0]
             continue
-        there = heard[:, :, None, None, None]
+        there, veto = heard[:, :, None, None, None], heard
         if combine == "most_confident":
             confidence = torch.where(there, voices.abs(), -1)
             margin[:, organ] = voices.gather(1, confidence.argmax(1, keepdim=True))[:, 0]
         else:
             share = _shares(heard, [1.0] * len(channels) if combine == "mean" else _of(weights, channels))
             margin[:, organ] = (voices * share[:, :, None, None, None]).sum(1)
-        positive, asked = ((voices > 0) & there).sum(1, keepdim=True), heard.sum(1)[:, None, None, None, None]
-        uncertain |= (positive > 0) & (positive < asked)
+            veto = heard & (share >= veto_share * share.amax(1, keepdim=True))
+        opposed = (voices > 0) != (margin[:, [organ]] > 0)
+        uncertain |= any_organ(opposed & veto[:, :, None, None, None])
     return margin, taught, uncertain
 
 

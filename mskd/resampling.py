@@ -231,7 +231,7 @@ def _largest_share(
     out = np.zeros(shape, np.uint8)
     best = np.zeros(shape, np.float32)
     total = np.zeros(shape, np.float32)
-    for value in np.unique(labels):
+    for value in np.unique(labels.ravel(order="K")):  # in whatever order they lie in memory
         if value == 0:
             continue
         mask = labels == value

@@ -66,10 +66,11 @@ def read_labels(path: Path, case: str, values: Mapping[int, int], shape: tuple[i
     array, _ = _read(path, case)
     require_shape(array.shape, path, case, shape)
     array = whole_numbers(array, path, case)
-    out = np.zeros(array.shape, np.uint8)
+    # in the file's own order of voxels: across it, this took half of the time of preparing a scan
+    out = np.zeros_like(array, np.uint8)
     for file_value, study_value in values.items():
         if study_value:
-            out[array == file_value] = study_value
+            np.copyto(out, np.uint8(study_value), where=array == file_value)
     return out
 
 

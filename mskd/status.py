@@ -1,12 +1,14 @@
-"""Where a study stands: jobs done and stale, trainings under way with the time left, and what failed.
+"""Where a study stands: jobs done, running with the time left, failed, killed, and stale.
 
 Done is what lies there; whether that is up to date, Snakemake is asked (`--summary`, which starts no job and takes no
-lock), so that there is one answer to it. Imports nothing heavy.
+lock), so that there is one answer to it. What runs, what was killed and how long jobs take, their own records tell
+(`mskd.job_record`). Imports nothing heavy.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -15,14 +17,18 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mskd.config.study import Study
-from mskd.console import log
+from mskd.console import log, printable
 from mskd.dag import Graph
+from mskd.job_record import Running, read_attempts, read_running
 from mskd.plan.jobs import STAGES, Job, study_jobs
 from mskd.plan.quantities import duration
 
 METRICS = "metrics.jsonl"  # as mskd.training.journal, whose import would take long
 QUIET_S = 120.0  # a training whose journal is older than this, and than some of its rows, has probably stopped
 STOPPED = ": stopped after step "  # what a training says that was told to stop, and left a checkpoint
+STOPPED_ERROR = "InterruptedTraining"  # its error, as mskd.training.loop has it
+KILLED = "ended without a word: killed, out of memory or out of time?"
+SLURM_LOGS = "logs/slurm"  # as profiles/slurm says
 ROWS = 6  # of a journal, from which its present speed is taken
 LOG_TAIL_BYTES = 8192
 ERROR_LINES = 3
@@ -41,12 +47,39 @@ class StageStatus:
         done: Jobs whose output is there.
         expected: All its jobs.
         stale: Those of the done ones that Snakemake would run again; None if it was not asked.
+        running: Those that run now, of all.
+        left_s: Seconds until all are done, if as many run at a time as now; None if nothing is left, or unknown.
     """
 
     stage: str
     done: int
     expected: int
     stale: int | None = None
+    running: int = 0
+    left_s: float | None = None
+
+
+@dataclass(frozen=True)
+class RunningJob:
+    """A job that runs now.
+
+    Attributes:
+        name: The job.
+        host: Machine of its first process.
+        slurm_job: Number of its Slurm job; empty where Slurm did not start it.
+        elapsed_s: Seconds since it began.
+        done: Cases or steps that are done, of those of its first process; None if it has not said.
+        total: Those that there are.
+        left_s: Seconds left; None if unknown.
+    """
+
+    name: str
+    host: str
+    slurm_job: str
+    elapsed_s: float
+    done: int | None = None
+    total: int | None = None
+    left_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -72,12 +105,12 @@ class TrainingStatus:
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that is not done and whose log ends with an error.
+    """A job that is not done, does not run, and whose last attempt failed or was killed.
 
     Attributes:
         name: The job.
-        log: Its log.
-        lines: The end of what it printed.
+        log: Its log; one that was started by hand has none.
+        lines: The end of what it printed, or what its record tells.
     """
 
     name: str
@@ -108,6 +141,7 @@ class StudyStatus:
         trainings: Trainings that have begun and are not done.
         failures: Jobs that failed.
         stale: Jobs that would run again although their output is there; None if Snakemake was not asked.
+        running: Jobs that run now.
     """
 
     study: str
@@ -115,6 +149,7 @@ class StudyStatus:
     trainings: tuple[TrainingStatus, ...]
     failures: tuple[Failure, ...]
     stale: tuple[Stale, ...] | None = None
+    running: tuple[RunningJob, ...] = ()
 
 
 def study_status(study: Study, outdated: Mapping[Path, str] | None = None) -> StudyStatus:
@@ -131,25 +166,33 @@ def study_status(study: Study, outdated: Mapping[Path, str] | None = None) -> St
     jobs = study_jobs(graph)
     open_jobs = [job for job in jobs if not job.output.is_file()]
     unfinished = {job.name for job in open_jobs}
+    records = {job.name: record for job in jobs if (record := read_running(_record(graph, job)))}
+    running = {name: _running_job(name, *found) for name, found in records.items() if found[0].lives(found[1])}
+    ends = {}
+    for job in open_jobs:
+        if job.name not in running and (end := _end(graph, job, records.get(job.name))):
+            ends[job.name] = end
+    trainings = {job.name: training for job in open_jobs if (training := _training(graph, job))}
+    for name, training in trainings.items():
+        if name in running:  # its journal knows its present speed, its record the mean
+            left_s = running[name].left_s if training.left_s is None else training.left_s
+            running[name] = replace(running[name], done=training.step, total=training.steps, left_s=left_s)
+        alive = name in running or (training.running and name not in records and name not in ends)
+        trainings[name] = replace(training, running=alive)
     stale = None if outdated is None else _stale(jobs, unfinished, outdated)
     stages = []
     for stage in STAGES:
-        names = [job.name for job in jobs if job.stage == stage]
-        if names:
-            old = None if stale is None else sum(job.stage == stage and job.name in stale for job in jobs)
-            stages.append(StageStatus(stage, sum(name not in unfinished for name in names), len(names), old))
-    trainings, failures = [], []
-    for job in open_jobs:
-        failure = _failure(job)
-        stopped = failure is not None and STOPPED in failure.lines[0]
-        if failure and not stopped:
-            failures.append(failure)
-        if job.stage in ("train_teacher", "train_student"):
-            training = _training(graph, job)
-            if training:
-                trainings.append(replace(training, running=training.running and failure is None))
-    listed = None if stale is None else tuple(Stale(name, why) for name, why in stale.items())
-    return StudyStatus(study.study, tuple(stages), tuple(trainings), tuple(failures), listed)
+        if of_stage := [job for job in jobs if job.stage == stage]:
+            found = _stage_status(graph, of_stage, unfinished, running)
+            stages.append(found if stale is None else replace(found, stale=sum(job.name in stale for job in of_stage)))
+    return StudyStatus(
+        study.study,
+        tuple(stages),
+        tuple(trainings.values()),
+        tuple(end for end in ends.values() if not _was_told_to_stop(end)),
+        None if stale is None else tuple(Stale(name, why) for name, why in stale.items()),
+        tuple(running.values()),
+    )
 
 
 def outdated_outputs(study_file: Path) -> dict[Path, str] | None:
@@ -186,15 +229,23 @@ def show_status(status: StudyStatus) -> None:
     table.add_column("stage")
     table.add_column("done", justify="right")
     table.add_column("jobs", justify="right")
+    table.add_column("running", justify="right")
+    table.add_column("time left", justify="right")
     if status.stale is not None:
         table.add_column("stale", justify="right")
     for stage in status.stages:
         style = "green" if stage.done == stage.expected and not stage.stale else None
         old = [] if stage.stale is None else [str(stage.stale)]
-        table.add_row(stage.stage, str(stage.done), str(stage.expected), *old, style=style)
+        left = "" if stage.left_s is None else duration(stage.left_s)
+        counts = [str(count) for count in (stage.done, stage.expected, stage.running or "")]
+        table.add_row(stage.stage, *counts, left, *old, style=style)
     console.print(table)
+    for job in status.running:
+        console.print(printable(_running_line(job)), markup=False)
+    shown = {job.name for job in status.running}
     for training in status.trainings:
-        console.print(_training_line(training), markup=False)
+        if training.name not in shown:
+            console.print(_training_line(training), markup=False)
     for failure in status.failures:
         console.print(f"failed: {failure.name}  ({failure.log})", markup=False, style="bold red")
         for line in failure.lines:
@@ -218,6 +269,45 @@ def status_json(status: StudyStatus) -> str:
     return json.dumps(asdict(status), indent=1)
 
 
+def _record(graph: Graph, job: Job) -> Path:
+    return graph.layout.job(job.stage, *job.parts)
+
+
+def _running_job(name: str, record: Running, quiet_s: float) -> RunningJob:
+    left_s = None if record.left_s is None else max(0.0, record.left_s - quiet_s)
+    elapsed_s = max(0.0, time.time() - record.began)
+    return RunningJob(name, record.host, record.slurm_job, elapsed_s, record.done, record.total, left_s)
+
+
+def _stage_status(
+    graph: Graph, jobs: Sequence[Job], unfinished: set[str], running: Mapping[str, RunningJob]
+) -> StageStatus:
+    """Return the status of the jobs of one stage."""
+    now = [running[job.name] for job in jobs if job.name in running]
+    done = [job for job in jobs if job.name not in unfinished]
+    waiting = sum(job.name in unfinished and job.name not in running for job in jobs)
+    left_s = None
+    if (waiting or now) and (job_s := _job_s(graph, done, now)) is not None:
+        of_running = [max(0.0, job_s - job.elapsed_s) if job.left_s is None else job.left_s for job in now]
+        left_s = (sum(of_running) + waiting * job_s) / max(1, len(now))
+    return StageStatus(jobs[0].stage, len(done), len(jobs), running=len(now), left_s=left_s)
+
+
+def _job_s(graph: Graph, done: Sequence[Job], now: Sequence[RunningJob]) -> float | None:
+    """Return the mean seconds of a job: of those that are done, the longest attempt; else of those that run."""
+    taken = [max((one.seconds for one in read_attempts(_record(graph, job))), default=None) for job in done]
+    known = [seconds for seconds in taken if seconds is not None]
+    known = known or [job.elapsed_s + job.left_s for job in now if job.left_s is not None]
+    return sum(known) / len(known) if known else None
+
+
+def _running_line(job: RunningJob) -> str:
+    where = f"{job.host}, Slurm job {job.slurm_job}" if job.slurm_job else job.host
+    far = "" if job.done is None or job.total is None else f", {job.done} of {job.total}"
+    left = "" if job.left_s is None else f", {duration(job.left_s)} left"
+    return f"running: {job.name}  ({where}) for {duration(job.elapsed_s)}{far}{left}"
+
+
 def _stale(jobs: Sequence[Job], unfinished: set[str], outdated: Mapping[Path, str]) -> dict[str, str]:
     """Return the done jobs that would run again, and why."""
     found = {}
@@ -238,6 +328,8 @@ def _training_line(training: TrainingStatus) -> str:
 
 
 def _training(graph: Graph, job: Job) -> TrainingStatus | None:
+    if job.stage not in ("train_teacher", "train_student"):
+        return None
     name, run = job.parts
     if job.stage == "train_teacher":
         folder, section = graph.layout.teacher(name, run), graph.study.teacher_training(name)
@@ -281,19 +373,53 @@ def _step_s(rows: Sequence[tuple[int, float]]) -> float | None:
     return taken_s / steps if steps > 0 else None
 
 
-def _failure(job: Job) -> Failure | None:
+def _end(graph: Graph, job: Job, record: tuple[Running, float] | None) -> Failure | None:
+    """Return how the last attempt at a job ended that is not done and does not run; None if there was none."""
+    began = record[0].began if record else 0.0
+    if said := _failure(job, began):
+        return said
+    if record:
+        return Failure(job.name, str(job.log), tuple(_killed_lines(record[0], _tail(job.log, began))))
+    attempts = read_attempts(_record(graph, job))
+    if attempts and attempts[-1].outcome != "done":
+        error, host = attempts[-1].error or attempts[-1].outcome, printable(attempts[-1].host)
+        lines = (f"ended with {error} on {host}, started by hand or without this log: the message stands there",)
+        return Failure(job.name, str(job.log), lines)
+    return None
+
+
+def _killed_lines(record: Running, tail: Sequence[str]) -> list[str]:
+    lines = [f"{KILLED} (on {printable(record.host)})", *(f"the last line of its log: {line}" for line in tail[-1:])]
+    if record.slurm_job:
+        number = printable(record.slurm_job)
+        lines.append(f"Slurm may know why: {SLURM_LOGS}/**/{number}.log, sacct -j {number}")
+    return lines
+
+
+def _was_told_to_stop(end: Failure) -> bool:
+    return STOPPED in end.lines[0] or STOPPED_ERROR in end.lines[0]
+
+
+def _failure(job: Job, began: float) -> Failure | None:
     """Return the end of a job's log if it tells of an error; a log without one belongs to a job that runs or waits."""
-    try:
-        with job.log.open("rb") as stream:
-            stream.seek(0, 2)
-            stream.seek(max(0, stream.tell() - LOG_TAIL_BYTES))
-            text = stream.read().decode("utf-8", errors="replace")
-    except OSError:
-        return None
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    lines = _tail(job.log, began)
     starts = [i for i, line in enumerate(lines) if line.startswith("error:")]
     if starts:
         return Failure(job.name, str(job.log), tuple(lines[starts[-1] :][:ERROR_LINES]))
     if any(line.startswith("Traceback") for line in lines) or (lines and lines[-1] in ("Killed", "Terminated")):
         return Failure(job.name, str(job.log), tuple(lines[-ERROR_LINES:]))
     return None
+
+
+def _tail(log: Path, began: float) -> list[str]:
+    """Return the last lines of a log; none if it is older than the attempt that began then."""
+    try:
+        with log.open("rb") as stream:
+            if os.fstat(stream.fileno()).st_mtime < began:
+                return []
+            stream.seek(0, 2)
+            stream.seek(max(0, stream.tell() - LOG_TAIL_BYTES))
+            text = stream.read().decode("utf-8", errors="replace")
+    except OSError:
+        return []
+    return [line.rstrip() for line in text.splitlines() if line.strip()]

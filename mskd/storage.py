@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
             f"  way out: free space or fix permissions in {path.parent}, then run the same command again"
         ) from error
     finally:
+        _remove(part)
+
+
+def remove_unfinished(path: Path) -> None:
+    """Remove what killed processes left of writing this path; nobody else may be writing it now."""
+    for part in path.parent.glob(f"{escape(path.name)}{PART}*"):
         _remove(part)
 
 

@@ -18,6 +18,7 @@ from mskd.preparation import prepare_arrays
 from mskd.prepared import PreparedArrays, normalise
 
 CHANNELS = 1 + len(ORGANS)
+WINDOWS_AT_A_TIME = 2  # on both sides; the default of `inference.batch_size`
 
 
 def study_grid(options: Options) -> Triple:
@@ -94,14 +95,13 @@ def train_weights(path: Path, arrays: PreparedArrays, options: Options, *, seed:
     rng = np.random.default_rng(seed)
     network = UNet(network_settings(options), CHANNELS)
     optimiser = torch.optim.AdamW(network.parameters(), 3e-3)
-    rare = torch.tensor([0.2] + [1.0] * len(ORGANS))
     size = 32
-    for step in range(60 if options.quick else 150):
+    for step in range(80 if options.quick else 300):
         starts = [_place(rng, arrays, size, organ=(step + i) % 2 == 0) for i in range(2)]
         boxes = [tuple(slice(s, s + size) for s in start) for start in starts]
         image = torch.stack([torch.from_numpy(normalise(arrays.image[box], HU_CLIP))[None] for box in boxes])
         labels = torch.stack([torch.from_numpy(arrays.labels[box]).long() for box in boxes])
-        loss = nn.functional.cross_entropy(network(image), labels, weight=rare)
+        loss = nn.functional.cross_entropy(network(image), labels)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()

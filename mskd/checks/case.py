@@ -200,7 +200,7 @@ def _same_grid(
     """Compare the grid of a label with that of its scan."""
     try:
         require_shape(found[0], path, files.id, grid[0])
-        require_affine(found[1], path, files.id, grid[1])
+        require_affine(found[1], path, files.id, grid[1], grid[0])
     except DataError as error:
         ours, theirs = ("".join(map(str, nib.aff2axcodes(affine))) for affine in (found[1], grid[1]))
         if ours == theirs:

@@ -76,6 +76,7 @@ CODES: dict[str, Kind] = {
     "anatomy.mirrored": Kind(
         "warning", "liver or spleen on the wrong side: the header mirrors the patient, or situs inversus"
     ),
+    "teacher.missing": _fatal("a case without the segmentation that a teacher of kind labels should have of it"),
     "duplicate.leak": Kind("error", "one scan twice, learned from and tested on"),
     "duplicate.image": Kind("warning", "one scan twice"),
     "accept.unused": Kind("warning", "an entry of `accept` that fits no finding"),

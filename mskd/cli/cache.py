@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mskd.cli.joint_work import together
+from mskd.cli.joint_work import network_job, study_job
 from mskd.cli.options import (
     AsJson,
     BlockName,
@@ -38,11 +38,11 @@ def cache_make(
     processes: Processes = 1,
 ) -> None:
     """Run a teacher once over a block of cases and store logits and features."""
-    with together(processes, device) as place:
-        from mskd.config.loading import load_study
+    parts = teacher, run, dataset, block
+    with network_job(study, "cache_targets", *parts, device=device, processes=processes) as (loaded, place):
         from mskd.stages.cache_targets import cache_targets
 
-        cache_targets(load_study(study), teacher, run, dataset, block, place)
+        cache_targets(loaded, *parts, place)
 
 
 @cache_commands.command(
@@ -50,20 +50,19 @@ def cache_make(
 )
 def cache_fit(study: StudyFile, teacher: TeacherName, run: RunName, device: DeviceName = "auto") -> None:
     """Fit the projection of a teacher's features, on its own training cases."""
-    from mskd.config.loading import load_study
-    from mskd.device import pick_device
-    from mskd.stages.fit_projection import fit_projection
+    with network_job(study, "fit_projection", teacher, run, device=device) as (loaded, place):
+        from mskd.stages.fit_projection import fit_projection
 
-    fit_projection(load_study(study), teacher, run, pick_device(device))
+        fit_projection(loaded, teacher, run, place)
 
 
 @cache_commands.command("compare", epilog="Example: mskd cache compare --study config/demo.yaml --run fold0-seed0")
 def cache_compare(study: StudyFile, run: RunName) -> None:
     """Count what the teachers of a run contradict each other on, and score them on labelled validation cases."""
-    from mskd.config.loading import load_study
-    from mskd.stages.compare_teachers import compare_teachers
+    with study_job(study, "compare_teachers", run) as loaded:
+        from mskd.stages.compare_teachers import compare_teachers
 
-    compare_teachers(load_study(study), run)
+        compare_teachers(loaded, run)
 
 
 @cache_commands.command("verify", epilog="Example: mskd cache verify config/demo.yaml --repair")

@@ -1,28 +1,62 @@
-"""Commands whose work several processes share. Heavy imports come late."""
+"""Commands that are jobs of a study: they keep a record, and several processes may share the work.
+
+Heavy imports come late.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mskd.processes import joined, start
+from mskd.processes import joined, start, world
 
 if TYPE_CHECKING:
     import torch
 
+    from mskd.config.study import Study
+
 
 @contextmanager
-def together(processes: int, device: str) -> Iterator[torch.device]:
-    """Run a command in so many processes; yield the device of this one, once it has found the others.
+def study_job(study_file: Path, stage: str, *parts: str) -> Iterator[Study]:
+    """Run a command as a job of a study; yield the study.
 
     Args:
-        processes: As `--processes` says.
+        study_file: The study.
+        stage: The job's rule.
+        *parts: The rule's wildcards, as in `plan.jobs.Job`.
+    """
+    from mskd.config.loading import load_study
+    from mskd.job_record import job_record
+
+    study = load_study(study_file)
+    with job_record(study.root, stage, *parts):
+        yield study
+
+
+@contextmanager
+def network_job(
+    study_file: Path, stage: str, *parts: str, device: str, processes: int = 1
+) -> Iterator[tuple[Study, torch.device]]:
+    """Run a command as a job in which networks compute; yield the study and the device of this process.
+
+    Args:
+        study_file: The study.
+        stage: The job's rule.
+        *parts: The rule's wildcards, as in `plan.jobs.Job`.
         device: As `--device` says.
+        processes: As `--processes` says: so many run the block, once they have found each other.
     """
     start(processes)
-    from mskd.device import pick_device
+    from mskd.config.loading import load_study
+    from mskd.job_record import job_record
 
-    place = pick_device(device)
-    with joined(place):
-        yield place
+    study = load_study(study_file)
+    with job_record(study.root, stage, *parts) as record:
+        from mskd.device import pick_device
+
+        place = pick_device(device)
+        record.gpus = world() if place.type == "cuda" else 0
+        with joined(place):
+            yield study, place

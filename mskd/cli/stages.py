@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from mskd.cli.cache import cache_commands
-from mskd.cli.joint_work import together
+from mskd.cli.joint_work import network_job, study_job
 from mskd.cli.options import (
     BlockName,
     DatasetName,
@@ -51,10 +51,10 @@ def phantom(
 ) -> None:
     """Make synthetic CT scans in the layout of a public dataset."""
     if study is not None:
-        from mskd.config.loading import load_study
-        from mskd.stages.make_phantoms import make_phantoms
+        with study_job(study, "make_phantoms", dataset) as loaded:
+            from mskd.stages.make_phantoms import make_phantoms
 
-        make_phantoms(load_study(study), dataset)
+            make_phantoms(loaded, dataset)
         return
     if output is None:
         raise ConfigError("mskd phantom needs --study FILE --dataset NAME, or --output FOLDER")
@@ -82,20 +82,19 @@ def phantom(
 @commands.command(epilog="Example: mskd prepare --study config/demo.yaml --dataset liver --block b00")
 def prepare(study: StudyFile, dataset: DatasetName, block: BlockName) -> None:
     """Bring the raw scans of a block to the study grid."""
-    from mskd.config.loading import load_study
-    from mskd.stages.prepare import prepare as stage
+    with study_job(study, "prepare", dataset, block) as loaded:
+        from mskd.stages.prepare import prepare as stage
 
-    stage(load_study(study), dataset, block)
+        stage(loaded, dataset, block)
 
 
 @commands.command(epilog="Example: mskd adopt-teacher --study study.yaml --teacher abdomen")
 def adopt_teacher(study: StudyFile, teacher: TeacherName, device: DeviceName = "auto") -> None:
     """Look at a teacher that exists already: files, classes, tool, interpreter."""
-    from mskd.config.loading import load_study
-    from mskd.device import pick_device
-    from mskd.stages.adopt_teacher import adopt_teacher as stage
+    with network_job(study, "adopt_teacher", teacher, "given", device=device) as (loaded, place):
+        from mskd.stages.adopt_teacher import adopt_teacher as stage
 
-    stage(load_study(study), teacher, pick_device(device))
+        stage(loaded, teacher, place)
 
 
 @commands.command(epilog="Example: mskd train-teacher --study config/demo.yaml --teacher liver --run fold0-seed0")
@@ -103,11 +102,10 @@ def train_teacher(
     study: StudyFile, teacher: TeacherName, run: RunName, device: DeviceName = "auto", processes: Processes = 1
 ) -> None:
     """Train one teacher on the labels of its own dataset."""
-    with together(processes, device) as place:
-        from mskd.config.loading import load_study
+    with network_job(study, "train_teacher", teacher, run, device=device, processes=processes) as (loaded, place):
         from mskd.stages.train_teacher import train_teacher as stage
 
-        stage(load_study(study), teacher, run, place)
+        stage(loaded, teacher, run, place)
 
 
 @commands.command(epilog="Example: mskd train-student --study config/demo.yaml --method mskd --run fold0-seed0")
@@ -115,11 +113,10 @@ def train_student(
     study: StudyFile, method: MethodName, run: RunName, device: DeviceName = "auto", processes: Processes = 1
 ) -> None:
     """Train the multi-organ network of a method from cached targets."""
-    with together(processes, device) as place:
-        from mskd.config.loading import load_study
+    with network_job(study, "train_student", method, run, device=device, processes=processes) as (loaded, place):
         from mskd.stages.train_student import train_student as stage
 
-        stage(load_study(study), method, run, place)
+        stage(loaded, method, run, place)
 
 
 @commands.command(
@@ -163,11 +160,11 @@ def predict(
     again does what is missing; several at a time share a folder.
     """
     if study is not None:
-        with together(processes, device) as place:
-            from mskd.config.loading import load_study
+        parts = method, run, dataset, block
+        with network_job(study, "predict", *parts, device=device, processes=processes) as (loaded, place):
             from mskd.stages.predict import predict as stage
 
-            stage(load_study(study), method, run, dataset, block, place)
+            stage(loaded, *parts, place)
         return
     if model is None or input_path is None or output is None:
         raise ConfigError("mskd predict needs -m MODEL -i INPUT -o OUTPUT (see mskd predict --help)")
@@ -199,10 +196,10 @@ def evaluate(
 ) -> None:
     """Score two folders of label maps, or a method's predictions of a study's dataset."""
     if study is not None:
-        from mskd.config.loading import load_study
-        from mskd.stages.evaluate import evaluate as stage
+        with study_job(study, "evaluate", method, run, dataset) as loaded:
+            from mskd.stages.evaluate import evaluate as stage
 
-        stage(load_study(study), method, run, dataset)
+            stage(loaded, method, run, dataset)
         return
     if reference is None or prediction is None or output is None:
         raise ConfigError("mskd evaluate needs --reference DIR --prediction DIR --labels MAP --output DIR")
@@ -223,7 +220,7 @@ def tabulate(
     from mskd.stages.tabulate import show_tables
     from mskd.stages.tabulate import tabulate as stage
 
-    loaded = load_study(study)
     if not show:
-        stage(loaded)
-    show_tables(loaded)
+        with study_job(study, "tabulate") as loaded:
+            stage(loaded)
+    show_tables(load_study(study))

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from mskd.cli.joint_work import study_job
 from mskd.cli.options import AsJson, DeviceName, StudyArgument
+
+if TYPE_CHECKING:
+    from mskd.config.study import Study
+    from mskd.stages.check_data import CheckReport
 
 commands = typer.Typer()
 
@@ -74,23 +79,28 @@ def check_data(
     ] = False,
 ) -> None:
     """Look at every scan and label before anything is computed. Exit code 1 if there are errors."""
-    from mskd.checks.report import report_json, show_report
     from mskd.config.loading import load_study
-    from mskd.stages.check_data import check_data as stage
-    from mskd.stages.check_data import write_verdict
-    from mskd.storage import write_text
 
-    loaded = load_study(study)
-    report = stage(loaded, dataset or (), jobs)
-    if json_file == Path("-"):
-        typer.echo(report_json(report))
-    else:
-        show_report(report, everything=everything)
-        if json_file is not None:
-            write_text(json_file, report_json(report) + "\n")
+    def look(loaded: Study) -> CheckReport:
+        from mskd.checks.report import report_json, show_report
+        from mskd.stages.check_data import check_data as stage
+        from mskd.storage import write_text
+
+        report = stage(loaded, dataset or (), jobs)
+        if json_file == Path("-"):
+            typer.echo(report_json(report))
+        else:
+            show_report(report, everything=everything)
+            if json_file is not None:
+                write_text(json_file, report_json(report) + "\n")
+        return report
+
     if manifest:
-        write_verdict(loaded, report)
-    elif report.errors:
+        with study_job(study, "check_data", "study") as loaded:
+            from mskd.stages.check_data import write_verdict
+
+            write_verdict(loaded, look(loaded))
+    elif look(load_study(study)).errors:
         raise typer.Exit(1)
 
 
@@ -130,7 +140,7 @@ def status(
         bool, typer.Option("--quick", help="Do not ask Snakemake which finished jobs are stale (it takes seconds).")
     ] = False,
 ) -> None:
-    """Say where a study stands: jobs done, stale, failed, and trainings under way with the time left."""
+    """Say where a study stands: jobs done, running, failed, killed, stale, and the time left."""
     from mskd.config.loading import load_study
     from mskd.status import outdated_outputs, show_status, status_json, study_status
 

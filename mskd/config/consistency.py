@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
+from string import Formatter
 from typing import TYPE_CHECKING, Any
 
 from mskd.checks.codes import ACCEPTABLE, CODES
@@ -152,18 +154,54 @@ def _given(study: Study, name: str, teacher: Teacher, training: list[str]) -> It
         write: dict[str, Any] = {"teachers": {name: {"kind": teacher.kind, "path": f"models/{name}"}}}
         yield Fault(f"{where}.path", None, "the model, or the folder of the segmentations", write)
     if not teacher.classes:
-        write = {"teachers": {name: {"classes": {study.organs[0]: study.organs[0]}}}}
+        label = 1 if teacher.kind == "labels" and not teacher.per_class else study.organs[0]
+        write = {"teachers": {name: {"classes": {label: study.organs[0]}}}}
         yield Fault(f"{where}.classes", {}, f"its classes → {', '.join(study.organs)} (the study's organs)", write)
     for label, organ in teacher.classes.items():
         if organ not in study.organs:
             near = closest(organ, study.organs) or study.organs[0]
             write = {"teachers": {name: {"classes": {**teacher.classes, label: near}}}}
             yield Fault(f"{where}.classes.{label}", organ, f"{', '.join(study.organs)} (the study's organs)", write)
+    if teacher.kind == "labels":
+        yield from _segmentations(study, name, teacher)
+    if teacher.datasets == []:
+        allowed = f"at least one of {', '.join(training)}, or no such key: all; a teacher that is asked nothing is none"
+        yield Fault(f"{where}.datasets", [], allowed, {"teachers": {name: {"datasets": training[:1]}}})
     for dataset in teacher.datasets or []:
         if dataset not in training:
             better = [d for d in teacher.datasets or [] if d in training] or training[:1]
             allowed = f"datasets with role train: {', '.join(training)}"
             yield Fault(f"{where}.datasets", dataset, allowed, {"teachers": {name: {"datasets": better}}})
+
+
+FILE_PARTS = ("dataset", "case", "class")
+
+
+def _segmentations(study: Study, name: str, teacher: Teacher) -> Iterator[Fault]:
+    """Where the files of a teacher of kind labels lie, and what its classes are."""
+    where, parts = f"teachers.{name}", ", ".join(f"{{{part}}}" for part in FILE_PARTS)
+    try:
+        used = {field[1:] for field in Formatter().parse(teacher.files) if field[1] is not None}
+        problem = used - {(part, "", None) for part in FILE_PARTS} or ("case", "", None) not in used
+    except ValueError:  # unbalanced braces
+        problem = True
+    if problem:
+        better = "{case}/{class}.nii.gz" if teacher.per_class else "{case}.nii.gz"
+        write: dict[str, Any] = {"teachers": {name: {"files": better}}}
+        allowed = f"a path that holds {{case}}; filled in are {parts}, other braces are written {{{{ and }}}}"
+        yield Fault(f"{where}.files", teacher.files, allowed, write)
+    elif not teacher.per_class and (bad := [label for label in teacher.classes if not _is_value(label)]):
+        organs = [organ for organ in teacher.classes.values() if organ in study.organs] or study.organs[:1]
+        write = {"teachers": {name: {"classes": dict(enumerate(organs, start=1))}}}
+        allowed = (
+            "values in the label maps, integers ≥ 1, → organ; or, where each class has its file, its name, and {class} "
+            f"in `files` (now {teacher.files})"
+        )
+        yield Fault(f"{where}.classes", bad[0], allowed, write, "found the class")
+
+
+def _is_value(label: int | str) -> bool:
+    return re.fullmatch("[1-9][0-9]*", str(label)) is not None
 
 
 def _owned(study: Study) -> Iterator[Fault]:

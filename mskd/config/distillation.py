@@ -51,6 +51,18 @@ class Distillation(Section):
         "several teachers of one organ: mean margin; the most confident; or the mean weighted by each teacher's Dice "
         "on the validation cases whose dataset labels the organ (cache.splits has to hold val)",
     )
+    disagreement: Literal["auto", "drop", "combined"] = key(
+        "auto",
+        "voxels on which teachers of one organ disagree in sign: leave out, or take the combined margin's word; auto: "
+        "combined where combine is most_confident, which would have nothing to decide else, drop where it is another",
+    )
+    veto_share: float = key(
+        0.8,
+        "combine: validation_dice: teachers of an organ whose Dice is below this share of its best one's may disagree "
+        "without making a voxel uncertain; 0: each has a veto",
+        ge=0,
+        le=1,
+    )
     distil_labelled: bool = key(True, "distil an organ also on cases whose dataset labels it")
     feature_taps: list[str] | None = key(
         None, "taps that are compared; default: all that the cache holds", example=["decoder2"]
@@ -64,6 +76,13 @@ class Distillation(Section):
     )
     supervised_weight: float = key(1.0, "weight of ground truth on the labelled organs", ge=0)
     ramp_steps: int = key(0, "steps over which both λ grow from 0", unit="steps", ge=0)
+
+    @property
+    def settled_by(self) -> Literal["drop", "combined"]:
+        """What happens to voxels on which teachers of one organ disagree."""
+        if self.disagreement == "auto":
+            return "combined" if self.combine == "most_confident" else "drop"
+        return self.disagreement
 
     @model_validator(mode="after")
     def _assembled_is_one_softmax(self) -> Distillation:

@@ -82,6 +82,13 @@ class Study(Section):
         "stop: a case that `mskd check-data` finds errors in stops the workflow before it computes; skip: it goes on "
         "without such cases and says so under the tables",
     )
+    longest_job_min: int = key(
+        24 * 60,
+        "longest run time that a job asks a scheduler for; a site's limit stands in its profile (docs/slurm.md). A "
+        "training that takes longer goes on in its next attempt",
+        unit="min",
+        ge=1,
+    )
     runs: Runs = key(Runs, "repetitions")
     preprocessing: Preprocessing = key(Preprocessing, "from raw scans to the study grid")
     network: Network = key(Network, "the network of teachers and students")

@@ -100,6 +100,16 @@ class Teacher(Section):
         return {name.lower(): True for name in value}
 
     @property
+    def per_class(self) -> bool:
+        """Whether segmentations have a file for each class."""
+        return "{class}" in self.files
+
+    @property
+    def class_texts(self) -> list[str]:
+        """Its classes as text."""
+        return [str(name) for name in self.classes]
+
+    @property
     def given(self) -> bool:
         """Whether it exists already: the study does not train it, asks it once, and stores no features of it."""
         return self.kind != TRAINED

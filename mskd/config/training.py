@@ -62,7 +62,12 @@ class Training(Section):
     weight_decay: float = key(3e-5, "weight decay", ge=0)
     schedule: Literal["poly", "cosine", "constant"] = key("poly", "course of the learning rate; poly has exponent 0.9")
     schedule_steps: int | None = key(
-        None, "steps over which the schedule falls; default: `steps`", unit="steps", example=20_000, ge=1
+        None,
+        "steps over which the schedule falls; default: `steps`. Written down, as many as ever may be wanted, it lets "
+        "`steps` be raised later: a finished training goes on, without a jump of the learning rate",
+        unit="steps",
+        example=20_000,
+        ge=1,
     )
     warmup_steps: int = key(0, "linear warm-up of the learning rate", unit="steps", ge=0)
     gradient_clip: float = key(12.0, "largest norm of the gradient; 0: no limit", ge=0)
@@ -94,6 +99,11 @@ class Training(Section):
     )
     ram_cache_gib: float = key(2.0, "decoded volumes kept in memory per reading process", unit="GiB", ge=0)
     augmentation: Augmentation = key(Augmentation, "random changes of patches")
+
+    @property
+    def course_steps(self) -> int:
+        """Return the steps that courses (of the learning rate, of weights) are stretched over."""
+        return self.schedule_steps or self.steps
 
     @model_validator(mode="after")
     def _gpus_share_evenly(self) -> Training:

@@ -54,17 +54,16 @@ def build(context: MethodContext) -> Built:
         decay = min(DECAY, (1 + step) / (10 + step))
         follow(average, network, decay)
         follow(other_average, other, decay)
-        labels = pseudo_labels(batch, context.margin_organs, len(context.organs))
-        everything = torch.ones_like(batch.labelled)
+        labels, known = pseudo_labels(batch, context.margin_organs, len(context.organs))
         region = taught_region(labels, batch.labelled, DILATION)
-        weight = peer_weight(step, context.training.steps)
+        weight = peer_weight(step, context.training.course_steps)
         terms = {}
         for suffix, net, peer in (("", network, other_average), ("_other", other, average)):
             scores, _ = net.run(batch.image, deep=context.network.deep_supervision)
             with torch.no_grad():
                 said = margins(peer(batch.image).float())
             own = margins(scores[0].float())
-            terms[f"supervised{suffix}"] = deep_supervised(scores, labels, everything, context.training, own)
+            terms[f"supervised{suffix}"] = deep_supervised(scores, labels, known, context.training, own)
             terms[f"peer{suffix}"] = weight * peer_loss(own, said, region)
         return terms
 

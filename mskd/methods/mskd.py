@@ -81,6 +81,8 @@ def _regions(batch: Batch, context: MethodContext) -> Regions:
         combine=settings.combine,
         spoken=batch.spoken,
         weights=context.voice_weights,
+        disagreement=settings.settled_by,
+        veto_share=settings.veto_share,
     )
 
 

@@ -1,7 +1,7 @@
 """Self-training: the teachers' hard labels fill the missing organs, ground truth stands on the labelled ones.
 
 This is MS-KD without soft targets, regions and features: the baseline that matters. A voxel that several teachers claim
-goes to the largest margin.
+goes to the largest margin. An organ of which nobody speaks, neither ground truth nor a teacher, is not supervised.
 """
 
 from __future__ import annotations
@@ -21,23 +21,27 @@ IGNORE = 255
 
 
 def build(context: MethodContext) -> Built:
-    """Return the network and its loss: supervision on every organ by ground truth and pseudo-labels."""
+    """Return the network and its loss: supervision by ground truth and pseudo-labels on the organs that have either."""
     network = UNet(context.network, context.channels)
 
     def loss(batch: Batch, step: int) -> dict[str, Tensor]:
-        labels = pseudo_labels(batch, context.margin_organs, len(context.organs))
-        everything = torch.ones_like(batch.labelled)
-        return segmentation_terms(network, batch, labels, everything, context.training)
+        labels, known = pseudo_labels(batch, context.margin_organs, len(context.organs))
+        return segmentation_terms(network, batch, labels, known, context.training)
 
     return Built(network, loss, PatchNeeds(logits=True))
 
 
-def pseudo_labels(batch: Batch, owned: list[int], n_organs: int) -> Tensor:
-    """Return labels in which organs without ground truth come from the teachers, uint8 (B, X, Y, Z)."""
+def pseudo_labels(batch: Batch, owned: list[int], n_organs: int) -> tuple[Tensor, Tensor]:
+    """Return labels in which organs without ground truth come from the teachers.
+
+    Returns:
+        Labels, uint8 (B, X, Y, Z), and the organs that they speak of, bool (B, K): those with ground truth or a teacher
+        that was asked about the case.
+    """
     if batch.margins is None:
         raise ValueError("self-training needs the teachers' margins")
     margin, taught, _ = combine_teachers(batch.margins, owned, n_organs, "mean", spoken=batch.spoken)
     usable = (taught & ~batch.labelled)[:, :, None, None, None]
     best, organ = torch.where(usable, margin, -torch.inf).max(1)
     filled = torch.where(best > 0, organ + 1, 0).to(torch.uint8)
-    return torch.where(batch.labels == 0, filled, batch.labels)
+    return torch.where(batch.labels == 0, filled, batch.labels), taught | batch.labelled

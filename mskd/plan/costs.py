@@ -148,12 +148,13 @@ class Costs:
         return self._inference(self.units.cache, cases[:FITTED_CASES], [], 1)
 
     def _cache_targets(self, teacher: str, run: str, dataset: str, block: str) -> Cost:
-        wanted = self.study.cache.splits
+        wanted, section = self.study.cache.splits, self.study.teachers[teacher]
         of_dataset = self.graph.cases(dataset, run)
         asked = held_out(self.study, run, of_dataset) if is_part(run) else [c for c in of_dataset if c.split in wanted]
-        cases = by_block(asked).get(block, [])
+        cases = self.graph.asked(dataset, block) if section.given else by_block(asked).get(block, [])
         voxels = [self._mvoxels(case) for case in cases]
-        cost = self._inference(self.units.cache, cases, voxels, 1)
+        # of a network that exists already only its answers are known: it is taken to cost what the study's own do
+        cost = self._inference(self.units.cache, cases, voxels, 0 if section.kind == "labels" else 1)
         stored = self.units.cache_bytes * sum(voxels) * 1e6
         return Cost(cost.time_s, stored, cost.memory_mib, cost.gpu_memory_mib)
 

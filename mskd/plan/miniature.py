@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from math import ceil, prod
 from pathlib import Path
@@ -10,20 +11,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mskd.cache.encoding import encode_targets
+from mskd.cache.settings import cache_settings
+from mskd.cache.store import write_store
 from mskd.cases import Case, list_cases
 from mskd.config.loading import parse_study
-from mskd.config.study import Study
+from mskd.config.study import GIVEN, Study
 from mskd.config.training import Training
 from mskd.geometry import Geometry
-from mskd.layout import Layout
+from mskd.layout import Layout, target_place
 from mskd.manifest import Manifest
 from mskd.methods.registry import method_facts
+from mskd.plan.volume_costs import folder_bytes
 from mskd.preparation import sample_foreground
-from mskd.prepared import PreparedArrays, write_prepared
+from mskd.prepared import PreparedArrays, PreparedCase, write_prepared
+from mskd.teachers.base import TeacherTargets
 
 Triple = tuple[int, int, int]
 RUN = "fold0-seed0"
 TILE = 64
+MADE_UP = "miniature"  # key of what no stage made
 
 
 def miniature(
@@ -51,6 +58,9 @@ def miniature(
             own["training"] = {**own["training"], **_brief(steps.get(f"{kind}/{name}", 1))}
             if patch := patches.get(f"{kind}/{name}"):
                 own["training"]["patch_size"] = list(patch)
+    # neither asks another network of a training step, but both read more than a miniature has
+    for section in (data["distillation"], *(row["distillation"] for row in data["methods"].values())):
+        section |= {key: plain for key, plain in {"targets": "in_sample", "combine": "mean"}.items() if key in section}
     data["inference"]["window"] = list(window)
     data["cache"]["root"] = None
     return parse_study(data, source="miniature of the study")
@@ -63,7 +73,7 @@ def trainings(study: Study) -> dict[str, Training]:
 
 
 def alike(study: Study) -> dict[str, list[str]]:
-    """Return one trainee per kind of cost, with the others that cost the same; the first is a teacher."""
+    """Return one trainee per kind of cost, with the others that cost the same; teachers of this study come first."""
     groups: dict[Any, list[str]] = {}
     for name, section in trainings(study).items():
         kind, _, row = name.partition("/")
@@ -90,7 +100,7 @@ def smaller(size: Triple, stride: Triple, allowed: float) -> Triple:
 
 
 def fill_miniature(mini: Study, *, withheld: bool) -> None:
-    """Write the prepared stores, as large as the largest patch and the window, and their manifests.
+    """Write the prepared stores, as large as the largest patch and the window, and what given teachers say of them.
 
     Args:
         mini: What `miniature` returned.
@@ -103,9 +113,43 @@ def fill_miniature(mini: Study, *, withheld: bool) -> None:
         case = list_cases(mini, name)[0]
         arrays = made_up(mini, shape, case, withheld=withheld)
         path = layout.prepared(case.dataset, case.block, case.name)
-        digests = write_prepared(path, arrays, key="miniature", attributes={})
-        entries = {case.id: {"key": "miniature", **digests}}
+        digests = write_prepared(path, arrays, key=MADE_UP, attributes={})
+        entries = {case.id: {"key": MADE_UP, **digests}}
         Manifest("prepare", entries).write(layout.manifest("prepare", case.dataset, case.block))
+        for teacher, section in mini.teachers.items():
+            if section.given and mini.teacher_covers(teacher, name):
+                make_up_targets(mini, teacher, case)
+
+
+def make_up_targets(mini: Study, teacher: str, case: Case) -> tuple[float, int]:
+    """Write made-up targets of a teacher that exists already: it is not asked, for it may take hours.
+
+    Returns:
+        Seconds that encoding and writing took, and bytes.
+    """
+    layout, settings = Layout(mini.root), cache_settings(mini.cache, logits_alone=True)
+    prepared = PreparedCase(layout.prepared(case.dataset, case.block, case.name), case.id)
+    organs = mini.teacher_organs(teacher)
+    noise = np.random.default_rng(0).normal(0, 1, (TILE,) * 3).astype(np.float32)
+    inside, spread = prepared.read("labels") > 0, _tiled(noise, prepared.shape)
+    said = TeacherTargets(np.stack([np.where(inside, 5, -5) + spread for _ in organs]), {}, {})
+    started = time.monotonic()
+    arrays = encode_targets(
+        said,
+        settings,
+        truth=None,
+        body=prepared.read("body").astype(bool),
+        spacing_mm=mini.preprocessing.spacing_mm,
+        projections={},
+        seed=case.id,
+    )
+    place = target_place(mini.cache_root, teacher, GIVEN, case.dataset, case.block, case.name)
+    affine, attributes = prepared.geometry.affine, {"case": case.id, "teacher": teacher, "organs": organs}
+    content = write_store(place, arrays, key=MADE_UP, level=settings.level, affine=affine, attributes=attributes)
+    taken_s = time.monotonic() - started
+    entries = {case.id: {"key": MADE_UP, "content": content}}
+    Manifest("cache_targets", entries).write(layout.manifest("cache_targets", teacher, GIVEN, case.dataset, case.block))
+    return taken_s, folder_bytes(Path(place))
 
 
 def made_up(

@@ -25,7 +25,18 @@ from mskd.layout import Layout, target_place
 from mskd.methods.registry import method_facts
 from mskd.models import load_model, read_card
 from mskd.plan.activations import activation_mib, parameter_count
-from mskd.plan.miniature import RUN, Triple, alike, fill_miniature, made_up, miniature, smaller, trainings, whole
+from mskd.plan.miniature import (
+    RUN,
+    Triple,
+    alike,
+    fill_miniature,
+    made_up,
+    make_up_targets,
+    miniature,
+    smaller,
+    trainings,
+    whole,
+)
 from mskd.plan.probe import Probe, mean_step_s, model_folder, probe, train_miniature
 from mskd.plan.volume_costs import folder_bytes
 from mskd.plan.worker import in_child
@@ -185,7 +196,10 @@ def _inference(
 
 
 def _cache(study: Study, mini: Study, folder: Path, first: str, window_s: float, device: str) -> dict[str, Any]:
-    """Cache every teacher's targets of every case, which students then read; window_s as measured on the miniature."""
+    """Cache every teacher's targets of every case, which students then read; window_s as measured on the miniature.
+
+    Where all teachers exist already, none of which is asked here, it is made-up targets that are written.
+    """
     layout = Layout(mini.root)
 
     def others() -> dict[str, Any]:
@@ -200,6 +214,12 @@ def _cache(study: Study, mini: Study, folder: Path, first: str, window_s: float,
         taken_s, voxel_bytes, windows, voxels = inf, 0.0, 0, 0
         for teacher, dataset in product(mini.teachers, mini.datasets):
             case = list_cases(mini, dataset)[0]
+            if mini.teachers[teacher].given:
+                if not mini.trained_teachers:
+                    taken_s, stored_bytes = make_up_targets(mini, teacher, case)
+                    voxels = prod(PreparedCase(layout.prepared(dataset, case.block, case.name), case.id).shape)
+                    voxel_bytes = max(voxel_bytes, stored_bytes / voxels)
+                continue
             started = time.monotonic()
             cache_targets(mini, teacher, RUN, dataset, case.block, pick_device(device))
             taken_s = min(taken_s, time.monotonic() - started)

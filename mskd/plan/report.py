@@ -63,6 +63,11 @@ def notes(plan: Plan) -> list[str]:
         "Sizes of scans: from the configuration (synthetic) or NIfTI headers (up to 20 per dataset); the body's share "
         "of the field of view as in a synthetic scan.",
     ]
+    if plan.foreign:
+        lines.append(
+            f"Not known: how long {', '.join(plan.foreign)} take to answer, and their memory. They exist already and "
+            "were not asked; cache_targets counts them as networks like the study's own, with features on disk."
+        )
     if units.scaled > 1:
         lines.append(
             "The patch or window takes too long to be timed here: smaller ones were, and times were raised up to "

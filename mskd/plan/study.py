@@ -50,6 +50,7 @@ class Plan:
         units: What it was computed from.
         results: Folder of the results.
         free_bytes: Free disk there.
+        foreign: Teachers with a network that exists already, whose time is not known.
     """
 
     study: str
@@ -58,6 +59,7 @@ class Plan:
     units: Units
     results: Path
     free_bytes: int
+    foreign: tuple[str, ...] = ()
 
     @property
     def disk_bytes(self) -> float:
@@ -95,6 +97,7 @@ def plan_study(study: Study, units: Units, *, parallel: int = 1) -> Plan:
         units=units,
         results=study.root,
         free_bytes=free_disk_bytes(study.root),
+        foreign=tuple(name for name, section in study.teachers.items() if section.given and section.kind != "labels"),
     )
 
 

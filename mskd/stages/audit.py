@@ -18,6 +18,7 @@ from mskd.console import progress
 from mskd.disagreement import coarse_scan, find_disagreement, robust_z, same_scans, unsure_share
 from mskd.errors import MskdError
 from mskd.layout import Layout, target_place
+from mskd.leaves import IGNORE_VALUE
 from mskd.manifest import read_manifest
 from mskd.prepared import PreparedCase
 from mskd.provenance import made_by
@@ -27,6 +28,7 @@ from mskd.storage import atomic_path, write_json, write_text
 
 Margins = dict[str, tuple[npt.NDArray[np.float32], str]]  # organ → margin, and whether the case was held out
 DRAWN = 12  # figures
+COLUMNS = ["case", "organ", "kind", "score", "dice", "piece_mm3", "x_mm", "y_mm", "z_mm", "held_out"]
 HELD_OUT, SEEN, UNKNOWN = "yes", "no", "not known"
 
 
@@ -144,7 +146,9 @@ def _organ_rows(
             continue
         margin, how = said[organ]
         others = {name: claim for name, claim in claims.items() if name != organ}
-        found = find_disagreement(labels == study.label_values[organ], margin, body, others)
+        found = find_disagreement(
+            labels == study.label_values[organ], margin, body, others, judged=labels != IGNORE_VALUE
+        )
         x, y, z = (prepared.geometry.affine @ [*found.position, 1])[:3]
         yield {
             "case": case.id,
@@ -188,9 +192,7 @@ def audit_table(study: Study, count: int) -> pd.DataFrame | None:
 
 
 def _ranked_cases(rows: list[dict[str, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(rows)
-    if table.empty:
-        return table
+    table = pd.DataFrame(rows, columns=COLUMNS)  # the header too where there is nothing to compare
     table.insert(4, "z", table.groupby("organ")["score"].transform(lambda s: robust_z(s.to_numpy())))
     table = table.sort_values(["z", "case"], ascending=[False, True], kind="stable").reset_index(drop=True)
     table.insert(0, "rank", np.arange(1, len(table) + 1))

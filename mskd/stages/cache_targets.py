@@ -18,8 +18,10 @@ from mskd.cache.settings import CacheSettings, cache_settings
 from mskd.cache.store import stored_content, use_pipeline, write_store
 from mskd.cases import Case, has_logits_alone
 from mskd.config.study import Study
+from mskd.config.teachers import OF_KIND
 from mskd.console import log, progress
 from mskd.device import set_up
+from mskd.errors import MissingArtefactError
 from mskd.layout import Layout, target_place
 from mskd.leaves import cache_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
@@ -58,7 +60,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
             content = stored_content(place, keys[case.id])
             if content is None:
                 with clock.at("loading"):
-                    loaded = loaded or load_teacher(study, teacher, run, device)
+                    loaded = loaded or _loaded(study, teacher, run, device)
                     source = PreparedCase(layout.prepared(dataset, block, case.name), case.id)
                 with clock.at("inference"):
                     said = loaded.targets(source, case)
@@ -79,6 +81,21 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
     entries = {case.id: {"key": keys[case.id], "content": content} for case, content in everything}
     if processes.is_first():
         Manifest(STAGE, entries, manifest.skipped).write(layout.manifest(STAGE, teacher, run, dataset, block))
+
+
+def _loaded(study: Study, teacher: str, run: str, device: torch.device) -> Teacher:
+    """Load a teacher; one of another tool must be the one that `adopt_teacher` looked at."""
+    loaded, section = load_teacher(study, teacher, run, device), study.teachers[teacher]
+    expected = teacher_weights(study, teacher, run)
+    if "python" in OF_KIND[section.kind] and loaded.digest != expected:
+        raise MissingArtefactError(
+            case="(all)",
+            file=section.path,
+            expected=f"the files of teacher {teacher} that adopt-teacher looked at",
+            found="others; they changed since",
+            fix="run the workflow again (snakemake), or `mskd adopt-teacher` by hand",
+        )
+    return loaded
 
 
 class _Clock:
@@ -165,5 +182,7 @@ def _write(
         "settings": settings.to_json(),
         "code": stage_code(STAGE, teacher=study.teachers[origin[0]].kind),
     }
+    if versions := getattr(teacher, "versions", {}):
+        attributes["tool"] = versions
     affine = source.geometry.affine
     return write_store(place, arrays, key=key, level=settings.level, affine=affine, attributes=attributes)

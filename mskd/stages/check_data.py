@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
 
-from mskd.cases import data_root, place_cases
+from mskd.cases import Case, data_root, place_cases
 from mskd.checks.case import CaseFiles, CaseResult, LabelRules, check_case
 from mskd.checks.datasets import accepted, value_findings
 from mskd.checks.duplicates import Use, duplicate_findings, same_content
 from mskd.checks.finding import Finding
 from mskd.checks.listing import list_dataset, split_dataset
+from mskd.checks.segmentations import segmentation_findings
 from mskd.config.faults import closest
 from mskd.config.study import Study
 from mskd.console import progress
@@ -45,6 +46,7 @@ class CheckedDataset:
         splits: Split of each case in each fold; empty where it cannot be made.
         findings: What the listing and the split show.
         blocks: Block of each case: a folder of their records.
+        asked: Cases that teachers are asked about.
         not_made: Phantoms that are not made yet.
         results: What the checks of each case found.
     """
@@ -55,6 +57,7 @@ class CheckedDataset:
     splits: dict[str, list[str]]
     findings: list[Finding]
     blocks: dict[str, str]
+    asked: list[Case] = field(default_factory=list)
     not_made: int = 0
     results: dict[str, CaseResult] = field(default_factory=dict)
 
@@ -117,6 +120,7 @@ def check_data(study: Study, datasets: Sequence[str] = (), jobs: int = 0) -> Che
     findings: list[Finding] = []
     for dataset in checked:
         found = [*dataset.findings, *(f for result in dataset.results.values() for f in result.findings)]
+        found += segmentation_findings(study, dataset.asked)
         found += value_findings(dataset.name, str(data_root(study, dataset.name)), dataset.rules, dataset.results)
         found += [finding for finding in duplicates if finding.dataset == dataset.name]
         marked = accepted(dataset.name, found, study.datasets[dataset.name].accept)
@@ -171,7 +175,9 @@ def _listed(study: Study, name: str) -> CheckedDataset:
     listed = len(cases)
     if study.datasets[name].phantom is not None:  # the workflow makes what is missing
         cases = [case for case in cases if all(path.exists() for path in _paths(case, rules))]
-    return CheckedDataset(name, cases, rules, splits, findings, blocks, not_made=listed - len(cases))
+    there, trains = {case.name for case in cases}, study.datasets[name].role == "train"
+    asked = [c for c in placed if trains and c.name in there and set(splits.get(c.name, ())) & set(study.cache.splits)]
+    return CheckedDataset(name, cases, rules, splits, findings, blocks, asked, not_made=listed - len(cases))
 
 
 def _check_cases(study: Study, checked: Sequence[CheckedDataset], jobs: int) -> None:

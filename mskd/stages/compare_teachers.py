@@ -13,7 +13,7 @@ from mskd.cases import Case
 from mskd.config.study import Study
 from mskd.console import log, progress
 from mskd.layout import Layout, target_place
-from mskd.leaves import compare_leaves, stage_code
+from mskd.leaves import IGNORE_VALUE, compare_leaves, stage_code
 from mskd.manifest import Manifest, read_manifest
 from mskd.prepared import PreparedCase
 from mskd.provenance import content_key
@@ -147,8 +147,19 @@ def _score(
     prepared = PreparedCase(Layout(study.root).prepared(case.dataset, case.block, case.name), case.id)
     labels = prepared.read("labels")
     for organ in labelled:
-        truth = labels == study.label_values[organ]
         for teacher, mask in said[organ]:
-            together = int(truth.sum()) + int(mask.sum())
-            dice = 2 * int((truth & mask).sum()) / together if together else 1.0
+            dice = reference_dice(labels, study.label_values[organ], mask)
             scores.setdefault((teacher, organ), []).append(dice)
+
+
+def reference_dice(labels: npt.NDArray[np.uint8], value: int, mask: npt.NDArray[np.bool_]) -> float:
+    """Return the Dice of an organ in the reference and a mask, where the reference says anything; 1 if both are empty.
+
+    Args:
+        labels: Study values, 255 = judged by nobody, (X, Y, Z).
+        value: The organ's value.
+        mask: What a teacher takes for it.
+    """
+    truth, claimed = labels == value, mask & (labels != IGNORE_VALUE)
+    together = int(truth.sum()) + int(claimed.sum())
+    return 2 * int((truth & claimed).sum()) / together if together else 1.0

@@ -14,6 +14,7 @@ import pandas as pd
 from mskd.cases import Case, list_cases
 from mskd.config.loading import dump_study
 from mskd.config.study import Study
+from mskd.cost import STAGE_NOTE
 from mskd.evaluation.tables import dataset_titles
 from mskd.geometry import Geometry
 from mskd.layout import Layout
@@ -46,7 +47,8 @@ class Tables:
         differences: Differences of the comparison to the reference row.
         ablation_differences: Those of the ablation.
         gap: Shares of the gap between separate nets and full labels.
-        cost: Time and memory.
+        cost: Time and memory of each method.
+        stages: Time, memory and GPUs of each stage; empty where no job kept a record.
     """
 
     comparison: pd.DataFrame
@@ -55,6 +57,7 @@ class Tables:
     ablation_differences: pd.DataFrame
     gap: pd.DataFrame
     cost: pd.DataFrame
+    stages: pd.DataFrame
 
 
 def report_inputs(
@@ -93,15 +96,17 @@ def report_inputs(
         viewer=None if viewer is None else viewer.name,
         curves=_curves(study, labels),
         worst_cases=worst,
-        extra_tables=_accounts(study, tables.cost),
+        extra_tables=_accounts(study, tables.cost, tables.stages),
         configuration_yaml=dump_study(study),
         versions=made_by(),
     )
 
 
-def _accounts(study: Study, cost: pd.DataFrame) -> list[ExtraTable]:
+def _accounts(study: Study, cost: pd.DataFrame, stages: pd.DataFrame) -> list[ExtraTable]:
     """Return what the study cost in time and memory, and what its cache holds."""
     tables = [ExtraTable("Cost", "Time and memory as measured while the study ran; weights as stored.", cost)]
+    if len(stages):
+        tables.append(ExtraTable("Stages", STAGE_NOTE, stages))
     conflicts, teachers = comparison_tables(study)
     if len(teachers):
         caption = (

@@ -6,7 +6,7 @@ import pandas as pd
 
 from mskd.cases import by_block, list_cases
 from mskd.config.study import Study
-from mskd.cost import cost_table
+from mskd.cost import STAGE_NOTE, cost_table, stage_table
 from mskd.evaluation.figures import box_plot, difference_plot, save_figure
 from mskd.evaluation.folders import table_notes
 from mskd.evaluation.formats import write_tables
@@ -55,17 +55,19 @@ def tabulate(study: Study) -> None:
             tables[name] = add_statistics(table, rows, procedure)
             differences[name] = difference_table(rows, procedure).assign(table=name)
             write_tables(tables[name], layout.tables, stem=name, notes=notes, labels=labels)
-    gap, cost = gap_table(metrics, procedure), cost_table(study)
+    gap, cost, stages = gap_table(metrics, procedure), cost_table(study), stage_table(study)
     for name, frame in (("differences", pd.concat(differences.values())), ("gap", gap)):
         write_text(layout.tables / f"{name}.csv", frame.to_csv(index=False, lineterminator="\n", float_format="%.6f"))
     write_text(layout.tables / "cost.csv", cost.to_csv(index=False, lineterminator="\n"))
     write_text(layout.tables / "cost.md", cost.to_markdown(index=False) + "\n")
+    write_text(layout.tables / "stages.csv", stages.to_csv(index=False, lineterminator="\n"))
+    write_text(layout.tables / "stages.md", f"{stages.to_markdown(index=False)}\n\n{STAGE_NOTE}\n")
     none = pd.DataFrame()
     ablated = differences.get("ablation", none)
     _figures(study, metrics, ablated, labels)
     ablation = tables.get("ablation", none)
     gathered = Tables(
-        tables.get("comparison", ablation), ablation, differences.get("comparison", none), ablated, gap, cost
+        tables.get("comparison", ablation), ablation, differences.get("comparison", none), ablated, gap, cost, stages
     )
     write_report(layout.report.parent, report_inputs(study, metrics, gathered, notes=notes, labels=labels))
 

@@ -14,7 +14,7 @@ from mskd.config.study import Study
 from mskd.console import log
 from mskd.device import set_up, stable_seed
 from mskd.layout import Layout, target_place
-from mskd.leaves import stage_code, student_leaves
+from mskd.leaves import resumed_leaves, stage_code, student_leaves
 from mskd.manifest import Manifest, read_manifest
 from mskd.methods.base import Built, MethodContext
 from mskd.methods.registry import MethodFacts, method_facts
@@ -54,12 +54,14 @@ def train_student(study: Study, method: str, run: str, device: torch.device) -> 
             require_cases([case for case in learn if case.dataset == dataset], manifest, dataset)
     inputs = _inputs(study, method, run, learn, check)
     code = stage_code(STAGE, facts.kind)
-    key = content_key(leaves=student_leaves(study, method), code=code, run=run, inputs=inputs)
+    leaves, identity = student_leaves(study, method), {"code": code, "run": run, "inputs": inputs}
+    key = content_key(leaves=leaves, **identity)
+    going_on = content_key(leaves=resumed_leaves(leaves, study.method_training(method)), **identity)
     folder = layout.student(method, run)
     kept, data = study.evaluation.largest_component, _data(study, facts, [*learn, *check])
     weights = processes.as_first(stored_weights(folder, key))
     if weights is None and facts.trains:
-        network, scores = _train(study, method, facts, run, learn, check, inputs, key, device)
+        network, scores = _train(study, method, facts, run, learn, check, inputs, going_on, device)
     if not processes.is_first():
         return
     if weights is not None:
@@ -147,7 +149,7 @@ def _train(
     learn: list[Case],
     check: list[Case],
     inputs: dict[str, Any],
-    key: str,
+    resume_key: str,
     device: torch.device,
 ) -> tuple[UNet, dict[str, float]]:
     training = study.method_training(method)
@@ -164,12 +166,8 @@ def _train(
             if case.case in of_cases:
                 case.cross_fitted[teacher] = of_cases[case.case]
     context = _context(study, method, cases[0].stores if targets else {}, inputs.get("voice_weights"))
-    if (
-        "features" in facts.needs
-        and context.tap_strides
-        and (silent := [n for n in study.teachers if study.teachers[n].given])
-    ):
-        log(f"{method}: no features of {', '.join(silent)}: the feature term goes without")
+    if note := feature_note(study, method):
+        log(note)
     built: Built = import_module(facts.module).build(context)
     trainee = Trainee(
         title=f"{method} {run}",
@@ -185,10 +183,20 @@ def _train(
         training,
         folder=Layout(study.root).student(method, run),
         device=device,
-        resume_key=key,
+        resume_key=resume_key,
     )
     log(f"{method} {run}: {scores}")
     return cast(UNet, built.network), scores
+
+
+def feature_note(study: Study, method: str) -> str:
+    """Return what a row's log says of teachers without features, "" where there is nothing to say."""
+    wanted = "features" in method_facts(study.method_kind(method)).needs and study.cache.taps
+    silent = [name for name, section in study.teachers.items() if section.given]
+    if not wanted or not silent or not study.method_distillation(method).feature_weight:
+        return ""
+    rest = "the feature term goes without" if study.trained_teachers else "so there is no feature term"
+    return f"{method}: no features of {', '.join(silent)}: {rest}"
 
 
 def _assemble(study: Study, method: str, facts: MethodFacts, run: str) -> UNet:

@@ -11,7 +11,7 @@ from mskd.config.study import Study
 from mskd.console import log
 from mskd.device import set_up, stable_seed
 from mskd.layout import Layout
-from mskd.leaves import stage_code, teacher_leaves
+from mskd.leaves import resumed_leaves, stage_code, teacher_leaves
 from mskd.manifest import Manifest
 from mskd.methods.base import segmentation_terms
 from mskd.model_card import training_data
@@ -40,7 +40,8 @@ def train_teacher(study: Study, teacher: str, run: str, device: torch.device) ->
         split: {case.id: [prepared[case.id]["image"], prepared[case.id]["labels"]] for case in cases}
         for split, cases in (("train", learn), ("val", check))
     }
-    key = content_key(leaves=teacher_leaves(study, teacher), code=stage_code(STAGE), run=run, inputs=inputs)
+    leaves, identity = teacher_leaves(study, teacher), {"code": stage_code(STAGE), "run": run, "inputs": inputs}
+    key = content_key(leaves=leaves, **identity)
     organs = study.teacher_organs(teacher)
     kept, data = study.evaluation.largest_component, training_data(study, [*learn, *check], organs)
     weights = processes.as_first(stored_weights(folder, key))
@@ -58,7 +59,8 @@ def train_teacher(study: Study, teacher: str, run: str, device: torch.device) ->
             validate=validator(study, network, check, training, channels, device),
         )
         sampler = patches(study, training_cases(study, learn, training), training, seed=seed, needs=PatchNeeds())
-        scores = train(trainee, sampler, training, folder=folder, device=device, resume_key=key)
+        going_on = content_key(leaves=resumed_leaves(leaves, training), **identity)
+        scores = train(trainee, sampler, training, folder=folder, device=device, resume_key=going_on)
         log(f"teacher {teacher} {run}: {scores}")
     if not processes.is_first():
         return

@@ -92,14 +92,22 @@ def _compared(resampled: Any, n_channels: int, channels: Sequence[Sequence[int]]
         organ, value = organ_of.get(channel, len(channels)), resampled(channel)
         before = sums[organ]
         sums[organ] = value if before is None else np.logaddexp(before, value)
-    margins = []
-    for organ in range(len(channels)):
-        own = sums[organ]
-        others = [value for index, value in enumerate(sums) if index != organ and value is not None]
-        if own is None or not others:
-            raise MskdError("a network whose channels are all one organ says nothing; softmax needs a background")
-        margins.append(own - np.logaddexp.reduce(others))
-    return np.stack(margins)
+    groups = [value for value in sums if value is not None]
+    if len(groups) < 2 or any(value is None for value in sums[:-1]):
+        raise MskdError("a network whose channels are all one organ says nothing; softmax needs a background")
+    others = _lse_of_others(groups)
+    return np.stack([groups[organ] - others[organ] for organ in range(len(channels))])
+
+
+def _lse_of_others(values: list[Float]) -> list[Float]:
+    """Return for each of two or more arrays the LSE of all others: of those before it, and of those after it."""
+    before, after = [values[0]], [values[-1]]
+    for value, reverse in zip(values[1:-1], values[-2:0:-1], strict=True):
+        before.append(np.logaddexp(before[-1], value))
+        after.append(np.logaddexp(after[-1], reverse))
+    after.reverse()
+    between = [np.logaddexp(low, high) for low, high in zip(before[:-1], after[1:], strict=True)]
+    return [after[0], *between, before[-1]]
 
 
 def _positions(found: ForeignScores, geometry: Geometry) -> tuple[list[npt.NDArray[np.float64]], list[int]]:

@@ -2,12 +2,14 @@
 
 M. J. Cardoso, W. Li, R. Brown, et al., *MONAI: an open-source framework for deep learning in healthcare*, 2022 (arXiv
 2211.02701). Its own `preprocessing`, `network_def` and `inferer` run, in MONAI. A bundle's configuration names Python
-functions that are called: it is code, and has to be trusted by its checksum.
+functions that are called, may take parts of the other ones, and import modules of the bundle: all that is code, and has
+to be trusted by its checksums.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +24,11 @@ if TYPE_CHECKING:
 
 CONFIGS = ("configs/inference.json", "configs/inference.yaml", "configs/inference.yml")
 METADATA = "configs/metadata.json"
+CODE = (".json", ".yaml", ".yml")
 
 
 def model_files(section: Teacher) -> list[Path]:
-    """Return configuration, metadata and weights.
+    """Return the inference configuration, weights, and everything that may be code: configurations and modules.
 
     Raises:
         MskdError: If they are not there.
@@ -37,7 +40,15 @@ def model_files(section: Teacher) -> list[Path]:
             f"{found[1]}: no such file\n  expected: the weights of the bundle\n"
             "  way out:  correct `weights` of this teacher, or download the bundle again"
         )
-    return [*found, *(path for path in [section.path / METADATA] if path.is_file())]
+    below = sorted(path for path in section.path.rglob("*") if path.is_file() and _is_code(section.path, path))
+    return [*found, *(path for path in below if path not in found)]
+
+
+def _is_code(folder: Path, path: Path) -> bool:
+    parts = path.relative_to(folder).parts
+    if any(part.startswith(".") or part == "__pycache__" for part in parts):
+        return False
+    return path.suffix == ".py" or (parts[0] == "configs" and path.suffix in CODE)
 
 
 def class_names(section: Teacher) -> list[str] | None:
@@ -66,33 +77,39 @@ def load(study: Study, teacher: str, run: str, device: torch.device) -> WholeSca
     Raises:
         MskdError: If it is not there, not trusted, or cannot be loaded.
     """
-    from mskd.provenance import content_key, file_digest
+    from mskd.provenance import content_key
     from mskd.teachers.classes import organ_channels
     from mskd.teachers.runner import Runner
-    from mskd.teachers.trust import refuse, trusted_files
+    from mskd.teachers.trust import model_file, refuse
     from mskd.teachers.whole_scan import WholeScanTeacher
 
     del run
     section = study.teachers[teacher]
     assert section.path is not None
-    files = model_files(section)
-    config, weights = files[:2]
-    trusted = trusted_files(section, files)
-    if config not in trusted:
-        raise refuse(teacher, config, "a bundle's configuration, which names functions to call")
-    named = class_names(section)
-    names = named if named is not None else _numbered(section)
-    channels = organ_channels(study, teacher, names)
+    files = [model_file(section, path, _name(section.path, path)) for path in model_files(section)]
+    config, weights, *others = files
+    if untrusted := [file for file in (config, *others) if not file.trusted]:
+        raise refuse(teacher, untrusted, "a bundle's configuration, which names functions to call, and its modules")
+    names = class_names(section)
+    channels = organ_channels(study, teacher, _numbered(section) if names is None else names)
     model = {
-        "folder": str(section.path.resolve()),
-        "config": str(config.resolve()),
-        "metadata": str(files[2].resolve()) if len(files) > 2 else "",
-        "weights": str(weights.resolve()),
-        "trusted": [str(path.resolve()) for path in trusted],
+        "folder": os.path.normpath(section.path.absolute()),
+        "config": config.name,
+        "metadata": METADATA if any(file.name == METADATA for file in files) else "",
+        "weights": weights.name,
     }
-    runner = Runner(teacher, "monai_bundle", model, section.python, str(device))
-    digest = content_key(files=[file_digest(path) for path in files])
-    return WholeScanTeacher(runner, study.teacher_organs(teacher), channels, section.activation, digest)
+    threads = study.inference.threads
+    runner = Runner(
+        teacher, "monai_bundle", model, files=files, python=section.python, device=str(device), threads=threads
+    )
+    digest = content_key(files=[file.sha256 for file in files])
+    return WholeScanTeacher(runner, study.teacher_organs(teacher), channels, section.activation, digest, names)
+
+
+def _name(folder: Path, path: Path) -> str:
+    """Return what a file is called below the copy of the bundle."""
+    name = Path(os.path.relpath(path, folder)).as_posix()
+    return f"elsewhere/{path.name}" if name.startswith("../") else name
 
 
 def _config(section: Teacher) -> Path:

@@ -9,6 +9,8 @@ from mskd.config.teachers import Teacher
 from mskd.errors import MskdError
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import torch
 
     from mskd.config.study import Study
@@ -16,16 +18,17 @@ if TYPE_CHECKING:
 
 
 def network_files(section: Teacher) -> list[Path]:
-    """Return the network, weights beside it, and its preprocessing.
+    """Return the network, its preprocessing, and where weights lie beside it, these.
 
     Raises:
         MskdError: If they are not there.
     """
+    from mskd.teachers.onnx_data import external_data
     from mskd.teachers.windowed import spec_file
 
     assert section.path is not None
-    beside = section.path.with_name(f"{section.path.name}.data")
-    return [section.path, spec_file(section.path, section.preprocessing), *([beside] if beside.is_file() else [])]
+    found = [section.path, spec_file(section.path, section.preprocessing)]
+    return [*found, *(external_data(section.path) if section.kind == "onnx" else [])]
 
 
 def network_classes(section: Teacher) -> list[str]:
@@ -48,32 +51,64 @@ def load_network(study: Study, teacher: str, device: torch.device) -> WindowedTe
     """
     import torch as torch_
 
-    from mskd.provenance import content_key, file_digest
+    from mskd.provenance import content_key
     from mskd.teachers.classes import organ_channels
     from mskd.teachers.runner import Runner
-    from mskd.teachers.trust import trusted_files
+    from mskd.teachers.trust import model_file
     from mskd.teachers.windowed import WindowedTeacher, read_spec
 
     section = study.teachers[teacher]
-    files = network_files(section)
-    spec = read_spec(files[1])
+    assert section.path is not None
+    folder = section.path.parent
+    network, described, *data = network_files(section)
+    spec = read_spec(described)
     channels = organ_channels(study, teacher, spec.channels)
-    model = {
-        "file": str(files[0].resolve()),
-        "threads": study.inference.threads,
-        "trusted": [str(path.resolve()) for path in trusted_files(section, files[:1])],
-    }
-    runner = Runner(teacher, section.kind, model, section.python, str(device))
+    files = [model_file(section, path, path.relative_to(folder).as_posix()) for path in (network, *data)]
+    described_file = model_file(section, described, described.name)
+    threads = study.inference.threads
+    model = {"file": files[0].name, "threads": threads}
+    runner = Runner(
+        teacher, section.kind, model, files=files, python=section.python, device=str(device), threads=threads
+    )
 
     def forward(batch: torch.Tensor) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         scores = runner.forward(batch.numpy())
-        if scores.shape[1] != len(spec.channels):
-            raise MskdError(
-                f"teacher {teacher}: {section.path} gives {scores.shape[1]} channels\n"
-                f"  expected: {len(spec.channels)}, as {files[1]} says: {', '.join(spec.channels)}"
-            )
+        _require(
+            scores, (len(batch), len(spec.channels), *batch.shape[2:]), f"teacher {teacher}: {network}", spec.channels
+        )
         return torch_.from_numpy(scores), {}
 
-    digest = content_key(files=[file_digest(path) for path in files])
-    organs = study.teacher_organs(teacher)
-    return WindowedTeacher(forward, spec, organs, channels, digest, section.activation)
+    return WindowedTeacher(
+        forward,
+        spec,
+        study.teacher_organs(teacher),
+        channels,
+        content_key(files=[file.sha256 for file in (files[0], described_file, *files[1:])]),
+        section.activation,
+        versions=runner.versions,
+        name=teacher,
+        twice=False,
+    )
+
+
+def _require(scores: npt.NDArray[np.float32], shape: tuple[int, ...], who: str, names: list[str]) -> None:
+    """Refuse scores of another shape, or that are no numbers."""
+    import numpy as np
+
+    if scores.ndim == len(shape) and scores.shape[1] != shape[1]:
+        raise MskdError(
+            f"{who} gives {scores.shape[1]} channels\n"
+            f"  expected: {len(names)}, as its preprocessing says: {', '.join(names)}\n"
+            "  way out:  correct `channels` of its preprocessing.json"
+        )
+    if scores.shape != shape:
+        raise MskdError(
+            f"{who} gives an array of the shape {scores.shape}\n"
+            f"  expected: {shape}: batch, channels, and a score for every voxel of the window\n"
+            "  way out:  export the network so that its first output is that, or correct `sliding_window`"
+        )
+    if not np.isfinite(scores).all():
+        raise MskdError(
+            f"{who} gives scores that are no numbers (NaN or infinite)\n"
+            "  way out:  correct `normalisation` of its preprocessing.json, or export the network in float32"
+        )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mskd.teachers.whole_scan import WholeScanTeacher
 
 PLANS, DATASET = "plans.json", "dataset.json"
+MAX_DESCRIPTION = 64 * 2**20  # bytes of such a file in an archive
 
 
 def model_files(section: Teacher) -> list[Path]:
@@ -37,17 +38,7 @@ def model_files(section: Teacher) -> list[Path]:
     if section.path.suffix == ".zip" and section.path.is_file():
         return [section.path]
     folder = _model_folder(section.path, section.path)
-    found = [
-        folder / PLANS,
-        folder / DATASET,
-        *(_checkpoint(folder, fold, section) for fold in _folds(folder, section)),
-    ]
-    if missing := [path for path in found if not path.is_file()]:
-        raise MskdError(
-            f"{missing[0]}: no such file\n  expected: a checkpoint of every fold, plans.json and dataset.json\n"
-            "  way out:  correct `folds` or `checkpoint` of this teacher, or copy the whole results folder"
-        )
-    return found
+    return _needed(folder, _folds(folder, section), section)
 
 
 def class_names(section: Teacher) -> list[str]:
@@ -69,7 +60,7 @@ def load(study: Study, teacher: str, run: str, device: torch.device) -> WholeSca
     from mskd.provenance import content_key, file_digest
     from mskd.teachers.classes import organ_channels
     from mskd.teachers.runner import Runner
-    from mskd.teachers.trust import trusted_files
+    from mskd.teachers.trust import model_file
     from mskd.teachers.whole_scan import WholeScanTeacher
 
     del run
@@ -78,24 +69,41 @@ def load(study: Study, teacher: str, run: str, device: torch.device) -> WholeSca
     names = class_names(section)
     channels = organ_channels(study, teacher, names)
     with ExitStack() as archive:
-        folder = section.path
-        if folder.suffix == ".zip":
-            folder = archive.enter_context(unpacked(folder))
-        folder = _model_folder(folder, section.path)
-        folds = _folds(folder, section)
-        checkpoints = [_checkpoint(folder, fold, section) for fold in folds]
+        place, zipped = section.path, section.path.suffix == ".zip"
+        digests = [file_digest(place)] if zipped else []
+        if zipped:
+            place = archive.enter_context(unpacked(place))
+        folder = _model_folder(place, section.path)
         _refuse_cascade(folder, section)
+        folds = _folds(folder, section)
+        files = []
+        for path in _needed(folder, folds, section):
+            shown = f"{section.path}: {path.relative_to(place)}" if zipped else str(path)
+            files.append(model_file(section, path, path.relative_to(folder).as_posix(), shown))
         model = {
-            "folder": str(folder.resolve()),
             "folds": folds,
             "checkpoint": section.checkpoint,
             "mirroring": section.mirroring,
-            "trusted": [str(path.resolve()) for path in trusted_files(section, checkpoints)],
+            "cascade": _cascade(section),
         }
-        runner = Runner(teacher, "nnunetv2", model, section.python, str(device))
-    digest = content_key(files=[file_digest(path) for path in model_files(section)])
+        threads = study.inference.threads
+        runner = Runner(
+            teacher, "nnunetv2", model, files=files, python=section.python, device=str(device), threads=threads
+        )
+    digest = content_key(files=digests or [file.sha256 for file in files])
     activation = "sigmoid" if names[0] != "background" else "softmax"
-    return WholeScanTeacher(runner, study.teacher_organs(teacher), channels, activation, digest)
+    return WholeScanTeacher(runner, study.teacher_organs(teacher), channels, activation, digest, names)
+
+
+def _needed(folder: Path, folds: list[int | str], section: Teacher) -> list[Path]:
+    found = [folder / PLANS, folder / DATASET, *(_checkpoint(folder, fold, section) for fold in folds)]
+    if missing := [path for path in found if not path.is_file()]:
+        raise MskdError(
+            f"{section.path}: no {missing[0].relative_to(folder)}\n"
+            "  expected: a checkpoint of every fold, plans.json and dataset.json\n"
+            "  way out:  correct `folds` or `checkpoint` of this teacher, or copy the whole results folder"
+        )
+    return found
 
 
 def _channels(dataset: dict[str, Any]) -> list[str]:
@@ -116,7 +124,10 @@ def _read_json(section: Teacher, name: str) -> dict[str, Any]:
         if section.path.suffix == ".zip":
             with zipfile.ZipFile(section.path) as archive:
                 inside = _model_members(archive, section.path)
-                found: dict[str, Any] = json.loads(archive.read(f"{inside}/{name}" if inside != "." else name))
+                member = archive.getinfo(f"{inside}/{name}" if inside != "." else name)
+                if member.file_size > MAX_DESCRIPTION:
+                    raise ValueError(f"{member.file_size} bytes are no description of a model")
+                found: dict[str, Any] = json.loads(archive.read(member))
                 return found
         found = json.loads((_model_folder(section.path, section.path) / name).read_text(encoding="utf-8"))
         return found
@@ -164,8 +175,25 @@ def _checkpoint(folder: Path, fold: int | str, section: Teacher) -> Path:
 
 def _refuse_cascade(folder: Path, section: Teacher) -> None:
     """Refuse the second stage of a cascade: it needs what the first stage says."""
-    if folder.name.endswith("3d_cascade_fullres"):
-        raise MskdError(
-            f"{section.path}: a 3d_cascade_fullres needs the segmentations of its first stage, which is not supported; "
-            "take 3d_fullres, or let nnU-Net predict and use the result by `kind: labels`"
-        )
+    name = folder.name.rpartition("__")[2]
+    configurations = _read_json(section, PLANS).get("configurations", {})
+    if name == "3d_cascade_fullres" or _inherited(configurations, name).get("previous_stage"):
+        raise MskdError(_cascade(section))
+
+
+def _inherited(configurations: dict[str, Any], name: str) -> dict[str, Any]:
+    chain: list[str] = []
+    while name in configurations and name not in chain:
+        chain.append(name)
+        name = configurations[name].get("inherits_from", "")
+    found: dict[str, Any] = {}
+    for one in reversed(chain):
+        found |= configurations[one]
+    return found
+
+
+def _cascade(section: Teacher) -> str:
+    return (
+        f"{section.path}: the second stage of a cascade needs the segmentations of its first stage, which is not "
+        "supported; take 3d_fullres, or let nnU-Net predict and use the result by `kind: labels`"
+    )

@@ -1,8 +1,9 @@
 """Finds the teacher of a kind: the module of that name, loaded when it is needed. Imports nothing heavy.
 
 A kind that exists already has three functions beside `load`: `model_files(section)`, what its answers depend on;
-`class_names(section)`, what it calls its classes (None where only its files tell); and `case_files(section, dataset,
-case)`, what it reads of a case beside the scan.
+`class_names(section)`, what it calls its classes (None where only its files tell). One that reads more of a case than
+the scan has `case_files(section, case)`, what it reads, `wanted_files`, the same where files may be missing, and
+`look_at_cases(section, cases)`, which finds out whether they hold its classes.
 """
 
 from __future__ import annotations
@@ -58,6 +59,24 @@ def case_files(section: TeacherSection, cases: Iterable[Case]) -> list[Path]:
     return (
         [path for case in cases for path in module.case_files(section, case)] if hasattr(module, "case_files") else []
     )
+
+
+def wanted_files(section: TeacherSection, cases: Iterable[Case]) -> list[tuple[Case, Path]]:
+    """Return what a teacher would read of cases beside their scans, whether it is there or not."""
+    module = _module(section.kind)
+    wanted = getattr(module, "wanted_files", None)
+    return [(case, path) for case in cases for path in wanted(section, case)] if wanted is not None else []
+
+
+def look_at_cases(section: TeacherSection, cases: Iterable[Case]) -> None:
+    """Look at what a teacher reads of cases beside their scans, where that tells whether its classes are right.
+
+    Raises:
+        MskdError: If they are not.
+    """
+    module = _module(section.kind)
+    if hasattr(module, "look_at_cases"):
+        module.look_at_cases(section, cases)
 
 
 def teacher_modules(kind: str) -> list[str]:

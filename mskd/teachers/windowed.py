@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +22,7 @@ from mskd.preparation import prepare_arrays
 from mskd.prepared import PreparedCase, normalise
 from mskd.scans import read_scan
 from mskd.teachers.base import TeacherTargets
+from mskd.teachers.case_errors import about
 from mskd.teachers.foreign import ForeignScores, study_margins
 
 Forward = Callable[[Tensor], tuple[Tensor, dict[str, Tensor]]]
@@ -59,6 +60,9 @@ class WindowedTeacher:
         digest: Of its files.
         activation: softmax or sigmoid.
         device: Where windows are put.
+        versions: Of the tool that runs it, where that is another one.
+        name: For messages.
+        twice: Whether a single window may go in twice (`sliding_window`).
     """
 
     forward: Forward
@@ -68,18 +72,38 @@ class WindowedTeacher:
     digest: str
     activation: Literal["softmax", "sigmoid"] = "softmax"
     device: torch.device | str = "cpu"
+    versions: dict[str, str] = field(default_factory=dict)
+    name: str = "(a model folder)"
+    twice: bool = True
 
     def targets(self, case: PreparedCase, raw: Case) -> TeacherTargets:
-        """Return margins on the study grid; there are no features."""
+        """Return margins on the study grid; there are no features.
+
+        Raises:
+            DataError: If it cannot answer.
+        """
         scan, affine = read_scan(raw.image, raw.id)
-        found = self.scores(scan, affine)
-        return TeacherTargets(study_margins(found, case.geometry, self.of_organs), {}, {})
+        with about(raw, self.name):
+            found = self.scores(scan, affine)
+            return TeacherTargets(study_margins(found, case.geometry, self.of_organs), {}, {})
+
+    def try_out(self) -> None:
+        """Run the network on one made window, so that a wrong one is noticed before any scan is read.
+
+        Raises:
+            MskdError: If it gives something else than scores of its channels.
+        """
+        window = torch.linspace(-1, 1, int(np.prod(self.spec.windows.size))).reshape(1, 1, *self.spec.windows.size)
+        with torch.inference_mode():
+            self.forward(window.to(self.device))
 
     def scores(self, scan_hu: npt.NDArray[Any], affine: Affine) -> ForeignScores:
         """Return the network's scores of a raw scan on its own grid."""
         prepared = prepare_arrays(scan_hu, affine, None, None, self.spec.preprocessing)
         image = self._normalised(prepared.image)
-        outputs = sliding_window(self.forward, image, self.spec.windows, body=prepared.body, device=self.device)
+        outputs = sliding_window(
+            self.forward, image, self.spec.windows, body=prepared.body, device=self.device, twice=self.twice
+        )
         to_grid = np.linalg.inv(prepared.geometry.affine) @ affine
         return ForeignScores(outputs.scores, to_grid, self.activation)
 

@@ -32,12 +32,15 @@ def save_checkpoint(path: Path, tensors: dict[str, dict[str, Tensor]], state: di
         save_file(flat, part, metadata={"state": json.dumps(state, sort_keys=True)})
 
 
-def load_checkpoint(path: Path, resume_key: str) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
+def load_checkpoint(
+    path: Path, resume_key: str, last_step: int
+) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]] | None:
     """Return what `save_checkpoint` wrote if it is whole and belongs to the same training, else None.
 
     Args:
         path: File to read.
         resume_key: State entry `resume_key` has to equal this.
+        last_step: State entry `step` may be no larger.
     """
     if not path.is_file():
         return None
@@ -45,7 +48,13 @@ def load_checkpoint(path: Path, resume_key: str) -> tuple[dict[str, dict[str, Te
         with safe_open(path, framework="pt") as file:
             state = json.loads(file.metadata()["state"])
             if state.get("resume_key") != resume_key:
-                log(f"{path.name} belongs to other settings or data; starting from the first step")
+                log(
+                    f"{path.name} belongs to other settings or data; starting from the first step (more steps alone go "
+                    "on where training.schedule_steps was written down before)"
+                )
+                return None
+            if int(state["step"]) > last_step:
+                log(f"{path.name} is of step {state['step']}, beyond the last; starting from the first step")
                 return None
             groups: dict[str, dict[str, Tensor]] = {}
             for name in file.keys():  # noqa: SIM118 - not a mapping

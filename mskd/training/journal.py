@@ -19,10 +19,15 @@ class Journal:
 
         Args:
             folder: Model folder.
-            first_step: Rows of later steps (of an attempt that was cut off) are dropped.
+            first_step: Rows of later steps (of an attempt that was cut off) are dropped, and the validation after this
+                step: it is done again.
         """
         self.folder = folder
-        self.rows = [row for row in read_rows(folder / METRICS) if row["step"] <= first_step]
+        self.rows = [
+            row
+            for row in read_rows(folder / METRICS)
+            if row["step"] < first_step or (row["step"] == first_step and "val_dice" not in row)
+        ]
         folder.mkdir(parents=True, exist_ok=True)
         write_text(folder / METRICS, "".join(json.dumps(row) + "\n" for row in self.rows))
         from torch.utils.tensorboard import SummaryWriter

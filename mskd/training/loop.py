@@ -23,6 +23,7 @@ from mskd import processes
 from mskd.config.training import Training
 from mskd.console import log, progress
 from mskd.errors import ConfigError, MskdError
+from mskd.storage import remove_unfinished
 from mskd.training.cases import read_with_one_thread
 from mskd.training.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from mskd.training.journal import Journal
@@ -30,6 +31,7 @@ from mskd.training.optimisation import MovingAverage, build_optimiser, learning_
 from mskd.training.patches import Batch, PatchDataset, collate
 
 CHECKPOINT = "checkpoint.safetensors"
+GO_ON = "run the same command to go on"
 Loss = Callable[[Batch, int], dict[str, Tensor]]
 Validate = Callable[[], dict[str, float]]
 
@@ -75,7 +77,10 @@ def train(
         settings: Optimisation keys.
         folder: Journal, plot and checkpoint go here.
         device: Where to compute.
-        resume_key: A checkpoint with another key is not used.
+        resume_key: A checkpoint with another key, or of a later step than the last, is not used.
+
+    A checkpoint is written before each validation, and at the last step too: a signal during a validation loses
+    nothing, and a finished training goes on where `steps` is raised later.
 
     Returns:
         The last validation scores of the chosen weights, and "step" at which they were reached.
@@ -97,7 +102,9 @@ def train(
     best: dict[str, Tensor] = {}
     scores: dict[str, float] = {"val_dice": -1.0, "step": 0}
     first = 0
-    if stored := load_checkpoint(folder / CHECKPOINT, resume_key):
+    if processes.is_first():
+        remove_unfinished(folder / CHECKPOINT)
+    if stored := load_checkpoint(folder / CHECKPOINT, resume_key, settings.steps):
         groups, state = stored
         network.load_state_dict(groups["network"])
         auxiliary.load_state_dict(groups.get("auxiliary", {}))
@@ -130,8 +137,14 @@ def train(
         if journal:
             journal.plot(trainee.title)
 
+    def due(done: int) -> bool:
+        return done % settings.validate_every == 0 or done == settings.steps
+
     started = time.monotonic()
     with _stop_requested() as stop, progress(trainee.title, settings.steps, done=first) as advance:
+        if first and due(first):  # which its checkpoint was written before
+            with stop.at_once(f"{trainee.title}: stopped after step {first}"):
+                validate(first)
         for step, batch in enumerate(_batches(patches, settings, first), start=first):
             lr = learning_rate(step, settings)
             for group in optimiser.param_groups:
@@ -145,17 +158,18 @@ def train(
                 _check_finite(values, trainee.title, step)
                 if journal:
                     journal.add(done, **values, learning_rate=lr, time_s=round(time.monotonic() - started, 3))
-            if done % settings.validate_every == 0 or done == settings.steps:
-                validate(done)
             # asked once: a signal between checkpoint and exit would lose the steps since
-            stopping = processes.anywhere(stop())
-            if stopping or (done % settings.checkpoint_every == 0 and done < settings.steps):
+            stopping = processes.anywhere(stop.noted) and done < settings.steps
+            if stopping or due(done) or done % settings.checkpoint_every == 0:
                 checkpoint(done)
-            if stopping and done < settings.steps:
+            if stopping:
                 if journal:
                     journal.close()
                 processes.anywhere(True)  # none ends before the checkpoint is written: torchrun would end the others
-                raise InterruptedTraining(f"{trainee.title}: stopped after step {done}; run the same command to go on")
+                raise InterruptedTraining(f"{trainee.title}: stopped after step {done}; {GO_ON}")
+            if due(done):
+                with stop.at_once(f"{trainee.title}: stopped after step {done}"):
+                    validate(done)
             advance(1, f"loss {values['loss']:.3f}" if done % settings.log_every == 0 else "")
     if journal:
         journal.close()
@@ -227,18 +241,36 @@ def _check_finite(values: dict[str, float], title: str, step: int) -> None:
         raise MskdError(f"{title}: loss is not finite at step {step}: {bad}\n  way out: lower training.learning_rate")
 
 
+class _Stop:
+    """Whether this process was told to stop."""
+
+    def __init__(self) -> None:
+        self.noted = False
+        self._said = ""
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """Handle a signal."""
+        self.noted = True
+        if self._said:
+            raise InterruptedTraining(f"{self._said}; {GO_ON}")
+
+    @contextmanager
+    def at_once(self, said: str) -> Iterator[None]:
+        """Let a signal end the training here, where a checkpoint stands; several processes would wait for one."""
+        self._said = said if processes.world() == 1 else ""
+        try:
+            yield
+        finally:
+            self._said = ""
+
+
 @contextmanager
-def _stop_requested() -> Iterator[Callable[[], bool]]:
+def _stop_requested() -> Iterator[_Stop]:
     """Note SIGTERM and SIGUSR1, so that a job that is preempted leaves a checkpoint."""
-    noted = False
-
-    def note(number: int, frame: FrameType | None) -> None:
-        nonlocal noted
-        noted = True
-
-    old = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    stop = _Stop()
+    old = {number: signal.signal(number, stop.note) for number in (signal.SIGTERM, signal.SIGUSR1)}
     try:
-        yield lambda: noted
+        yield stop
     finally:
         for number, handler in old.items():
             signal.signal(number, handler)

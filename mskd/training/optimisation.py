@@ -30,8 +30,7 @@ def build_optimiser(parameters: Iterable[nn.Parameter], settings: Training) -> t
 
 def learning_rate(step: int, settings: Training) -> float:
     """Return the learning rate of a step (0-based); a pure function, so that a resumed run has no jump."""
-    total = settings.schedule_steps or settings.steps
-    done = min(step / total, 1.0)
+    done = min(step / settings.course_steps, 1.0)
     if settings.schedule == "poly":
         factor = (1 - done) ** POLY_EXPONENT
     elif settings.schedule == "cosine":

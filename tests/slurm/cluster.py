@@ -13,7 +13,8 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,7 +38,9 @@ SlurmdLogFile={root}/log/slurmd-%n.log
 SlurmdSpoolDir={root}/spool/%n
 # nodes may claim more cores and memory than the machine has
 SlurmdParameters=config_overrides
-ProctrackType=proctrack/linuxproc
+# a step is a group of processes: what is left of it when its first process ends is killed, as sites with cgroups do it,
+# also a process whose parent died (linuxproc follows parents, and loses it)
+ProctrackType=proctrack/pgid
 TaskPlugin=task/none
 SwitchType=switch/none
 MpiDefault=none
@@ -46,6 +49,10 @@ ReturnToService=2
 # finished jobs stay in the controller's memory, where tests and the executor look for them
 MinJobAge=3600
 KillWait=5
+# jobs in a partition of a higher tier take the nodes of others, which are queued again if they were submitted so
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+JobRequeue=0
 SlurmdTimeout=20
 BatchStartTimeout=10
 PropagateResourceLimits=NONE
@@ -58,8 +65,11 @@ JobAcctGatherFrequency=task=2
 JobAcctGatherParams=OverMemoryKill
 {nodes}
 PartitionName=cpu Nodes=n1,n2 Default=YES DefMemPerCPU=500 DefaultTime=10 MaxTime=120 State=UP
-PartitionName=gpu Nodes=g1 DefMemPerCPU=500 DefaultTime=10 MaxTime=120 State=UP
+PartitionName=gpu Nodes=g1 PriorityTier=1 DefMemPerCPU=500 DefaultTime=10 MaxTime=120 State=UP
+PartitionName=urgent Nodes=g1 PriorityTier=10 PreemptMode=OFF DefMemPerCPU=500 DefaultTime=10 MaxTime=120 State=UP
 """
+SETTINGS = Path("/etc/slurm")
+FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 
 
 @dataclass(frozen=True)
@@ -86,6 +96,11 @@ class Job:
         return int(found[1]) if found else 0
 
     @property
+    def restarts(self) -> int:
+        """How often Slurm has queued it again."""
+        return int(self.fields["Restarts"])
+
+    @property
     def memory_mb(self) -> int:
         """Memory that it got."""
         number, unit = re.findall(r"mem=([\d.]+)([MGT]?)", self.fields["TRES"])[0]
@@ -103,28 +118,17 @@ class Cluster:
         """Return what of Slurm is not installed."""
         return [name for name in PROGRAMS if shutil.which(name) is None]
 
+    @staticmethod
+    def occupied() -> list[Path]:
+        """Return the settings of a Slurm that is not this one: of the machine itself, or of tests that were killed."""
+        return [path for path in (SETTINGS / name for name in FILES) if path.is_symlink() or path.exists()]
+
     def start(self) -> None:
         """Start munge, the controller and the nodes; return once all nodes are idle."""
         for folder in ("state", "log", *(f"spool/{name}" for name in NODES)):
             (self.root / folder).mkdir(parents=True, exist_ok=True)
         self.root.chmod(0o755)  # munge refuses a socket whose folder others cannot enter
-        host = socket.gethostname().split(".")[0]
-        nodes = [
-            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=16000"
-            f"{' Gres=gpu:h200:2' if name == 'g1' else ''} State=UNKNOWN"
-            for name, port in NODES.items()
-        ]
-        files = {
-            "slurm.conf": CONFIGURATION.format(host=host, root=self.root, nodes="\n".join(nodes)),
-            "gres.conf": "AutoDetect=off\nNodeName=g1 Name=gpu Type=h200 File=/dev/tty6[0-1]\n",
-            "cgroup.conf": "CgroupPlugin=cgroup/v1\n",
-        }
-        settings = Path("/etc/slurm")
-        settings.mkdir(exist_ok=True)
-        for name, text in files.items():
-            (self.root / name).write_text(text)
-            (settings / name).unlink(missing_ok=True)
-            (settings / name).symlink_to(self.root / name)
+        self._write_settings()
         key = self.root / "munge.key"
         if not key.exists():
             key.write_bytes(os.urandom(1024))
@@ -140,17 +144,33 @@ class Cluster:
 
     def stop(self) -> None:
         """Stop everything that `start` started, and the jobs that still run."""
-        _try("scancel", "--user=root")
-        wait_for(lambda: not self.jobs("RUNNING", "COMPLETING"), "the end of all jobs", seconds=30)
-        for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged"):
-            self._signal(name, signal.SIGTERM)
-        wait_for(lambda: not (self.root / "slurmctld.pid").exists(), "the end of the controller")
-        for name in ("slurm.conf", "gres.conf", "cgroup.conf"):
-            Path("/etc/slurm", name).unlink(missing_ok=True)
+        try:
+            self._end_jobs()
+        finally:
+            for name in (*(f"slurmd-{node}" for node in NODES), "slurmctld", "munged"):
+                self._signal(name, signal.SIGTERM)
+            try:
+                wait_for(lambda: not (self.root / "slurmctld.pid").exists(), "the end of the controller")
+            finally:
+                self._remove_settings()
 
     def start_node(self, name: str) -> None:
         """Start a node's daemon."""
         _run("slurmd", "-N", name)
+
+    def submit(self, *options: str) -> str:
+        """Submit a job beside the study's; return its number."""
+        return _output("sbatch", "--parsable", "--output=/dev/null", *options).strip()
+
+    @contextmanager
+    def grace(self, partition: str, seconds: int) -> Iterator[None]:
+        """Give preempted jobs of a partition so many seconds between a first SIGTERM and their end."""
+        change = ("scontrol", "update", f"PartitionName={partition}")
+        _run(*change, f"GraceTime={seconds}")
+        try:
+            yield
+        finally:
+            _run(*change, "GraceTime=0")
 
     def crash(self, name: str) -> None:
         """Kill a node's daemon and all that its jobs run, as a machine does that loses power."""
@@ -175,6 +195,36 @@ class Cluster:
             if "JobId" in fields and (not states or fields["JobState"] in states):
                 found.append(Job(rule[1] if rule else "", fields))
         return found
+
+    def _write_settings(self) -> None:
+        if occupied := self.occupied():
+            raise FileExistsError(f"another Slurm is set up here: {', '.join(map(str, occupied))}")
+        host = socket.gethostname().split(".")[0]
+        nodes = [
+            f"NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=8 RealMemory=16000"
+            f"{' Gres=gpu:h200:2' if name == 'g1' else ''} State=UNKNOWN"
+            for name, port in NODES.items()
+        ]
+        texts = {
+            "slurm.conf": CONFIGURATION.format(host=host, root=self.root, nodes="\n".join(nodes)),
+            "gres.conf": "AutoDetect=off\nNodeName=g1 Name=gpu Type=h200 File=/dev/tty6[0-1]\n",
+            "cgroup.conf": "CgroupPlugin=cgroup/v1\n",
+        }
+        SETTINGS.mkdir(exist_ok=True)
+        for name in FILES:
+            (self.root / name).write_text(texts[name])
+            (SETTINGS / name).symlink_to(self.root / name)
+
+    def _remove_settings(self) -> None:
+        for name in FILES:
+            path = SETTINGS / name
+            if path.is_symlink() and path.readlink() == self.root / name:
+                path.unlink()
+
+    def _end_jobs(self) -> None:
+        if (self.root / "slurmctld.pid").exists() and _try("scontrol", "ping"):
+            _try("scancel", "--user=root")
+            wait_for(lambda: not self.jobs("RUNNING", "COMPLETING"), "the end of all jobs", seconds=30)
 
     def _signal(self, name: str, number: signal.Signals) -> None:
         path = self.root / f"{name}.pid"

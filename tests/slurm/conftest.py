@@ -17,6 +17,7 @@ from .cluster import Cluster
 from .runs import make_slurm_project
 
 LONG = 400  # steps: some seconds of training, so that a fault finds one under way
+SOME_SECONDS = 3000  # steps, until Slurm has come to preempt a job
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +27,11 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip(f"Slurm is not installed ({', '.join(missing)}): apt-get install slurm-wlm slurm-client munge")
     if os.getuid() != 0:
         pytest.skip("the cluster's daemons need root")
+    if occupied := Cluster.occupied():
+        pytest.skip(
+            f"another Slurm is set up here ({', '.join(map(str, occupied))}); where tests that were killed left this:"
+            " end their slurmd, slurmctld and munged and remove it"
+        )
     with tempfile.TemporaryDirectory(prefix="slurm") as folder:  # a short path: sockets have no long ones
         started = Cluster(Path(folder))
         try:
@@ -68,5 +74,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def undisturbed_long(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The same with longer trainings."""
     project = make_slurm_project(tmp_path_factory.mktemp("undisturbed_long") / "project", LONG)
+    project.snakemake()
+    return project
+
+
+@pytest.fixture(scope="session")
+def undisturbed_student(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """The same with a longer training of the student alone."""
+    project = make_slurm_project(tmp_path_factory.mktemp("undisturbed_student") / "project", student_steps=SOME_SECONDS)
     project.snakemake()
     return project

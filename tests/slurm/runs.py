@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,22 +13,26 @@ from pathlib import Path
 from typing import Any
 
 from mskd.training.journal import read_rows
-from tests.workflow.project import Project, make_project
+from tests.workflow.project import REPOSITORY, Project, make_project
 
-from .cluster import Cluster, Job, wait_for
+from .cluster import Cluster, Job, processes_of, wait_for
 
 COMMAND = [sys.executable, "-m", "snakemake", "--profile", "slurm", "--configfile", "config/tiny.yaml"]
 CHECKPOINT_EVERY = 20
+NEVER = 1_000_000  # steps
 
 
-def make_slurm_project(root: Path, steps: int = 6, student_steps: int | None = None) -> Project:
+def make_slurm_project(
+    root: Path, steps: int = 6, student_steps: int | None = None, checkpoint_every: int = CHECKPOINT_EVERY
+) -> Project:
     """Write a small study: two datasets, two methods, one block each; trainings of so many steps."""
     project = make_project(root)
     (root / "slurm").symlink_to("profiles/slurm")
 
     def smaller(study: dict[str, Any]) -> None:
         study["methods"] = {"individual": {}, "mskd": {"training": {"steps": student_steps or steps}}}
-        study["training"] |= {"steps": steps, "checkpoint_every": CHECKPOINT_EVERY, "log_every": 5}
+        study["training"] |= {"steps": steps, "checkpoint_every": checkpoint_every, "log_every": 5}
+        study["training"] |= {"validate_every": NEVER}  # there is a checkpoint before each validation
         for dataset in study["datasets"].values():
             dataset["blocks"] = 1
 
@@ -68,20 +73,22 @@ class Running:
         return code, self.log.read_text()
 
 
-def training_under_way(project: Project, cluster: Cluster, rule: str, done: set[str]) -> Job:
-    """Wait until a job of a training rule has written a checkpoint; return it."""
-    folders = project.results / "models" / ("teachers" if rule == "train_teacher" else "mskd")
+def training_under_way(project: Project, cluster: Cluster, done: set[str], checkpoint: bool = True) -> Job:
+    """Wait until a student's training has a checkpoint or, where it shall have none, some rows; return its job."""
+    folder = project.results / "models" / "mskd"
 
-    def found() -> list[Job]:
-        jobs = [job for job in cluster.jobs("RUNNING") if job.rule == rule and job.id not in done]
-        return jobs if any(folders.glob("**/checkpoint.safetensors")) else []
+    def begun() -> bool:
+        return any(folder.glob("*/checkpoint.safetensors")) if checkpoint else len(trained_rows(project)) > 1
 
-    return _first(found, f"a checkpoint of {rule}")
+    job = _first(lambda: trainings(cluster, done, "RUNNING") if begun() else [], "a training under way")
+    assert checkpoint or not any(folder.glob("*/checkpoint.safetensors"))
+    return job
 
 
-def running(cluster: Cluster, rule: str, done: set[str]) -> Job:
-    """Wait until a job of a rule runs; return it."""
-    return _first(lambda: [job for job in cluster.jobs("RUNNING") if job.rule == rule and job.id not in done], rule)
+def trainings(cluster: Cluster, done: set[str], *states: str) -> list[Job]:
+    """Return the jobs that trained this test's student, oldest first; only those in some states where any are named."""
+    name = "rule_train_student_wildcards_mskd"
+    return [j for j in cluster.jobs(*states) if j.fields.get("Comment", "").startswith(name) and j.id not in done]
 
 
 def _first(found: Callable[[], list[Job]], what: str) -> Job:
@@ -101,10 +108,13 @@ def trained_rows(project: Project, method: str = "mskd") -> list[dict[str, float
     return [row for row in rows if "time_s" in row]
 
 
-def rows_of_the_dead(project: Project, cluster: Cluster, job: Job) -> list[dict[str, float]]:
-    """Wait until a training's job is over; return the rows that it left, before another attempt goes on."""
-    wait_for(lambda: job.id not in {j.id for j in cluster.jobs("RUNNING", "COMPLETING")}, f"the end of job {job.id}")
-    return trained_rows(project)
+def saved_by_the_dead(project: Project, job: Job) -> int:
+    """Wait until a training's job is over; return the step after which it stopped by itself, its checkpoint written."""
+    wait_for(lambda: not processes_of(job.id), f"the end of job {job.id}")
+    (step,) = _steps(project, "stopped after step")
+    assert step >= trained_rows(project)[-1]["step"]
+    assert any((project.results / "models" / "mskd").glob("*/checkpoint.safetensors"))
+    return step
 
 
 def lost_s(rows: list[dict[str, float]], resumed: int) -> float:
@@ -128,7 +138,21 @@ def tables(project: Project) -> dict[str, bytes]:
 
 def resumed_after(project: Project) -> list[int]:
     """Return the steps after which trainings went on, from their logs."""
-    steps = []
-    for log in (project.results / "logs").glob("train_*/**/*.log"):
-        steps += [int(line.rsplit(" ", 1)[1]) for line in log.read_text().splitlines() if "resuming after step" in line]
-    return steps
+    return _steps(project, "resuming after step")
+
+
+def _steps(project: Project, said: str) -> list[int]:
+    logs = (project.results / "logs").glob("train_*/**/*.log")
+    return [int(step) for log in logs for step in re.findall(rf"{said} (\d+)", log.read_text())]
+
+
+def still(project: Project, before: dict[str, tuple[int, int]]) -> dict[str, tuple[int, int]]:
+    """Return what of the artefacts of an earlier time stands now: the same, where none was made again."""
+    return {name: mark for name, mark in project.artefacts().items() if name in before}
+
+
+def documented(row: str) -> str:
+    """Return the command that docs/slurm.md gives for a fault, with this study's name."""
+    lines = (REPOSITORY / "docs/slurm.md").read_text(encoding="utf-8").splitlines()
+    (line,) = (line for line in lines if line.startswith(f"| {row} |"))
+    return line.split("`")[1].replace("config/my_study.yaml", "config/tiny.yaml")

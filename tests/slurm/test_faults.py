@@ -10,19 +10,23 @@ import pytest
 from tests.workflow.project import Project
 
 from .cluster import Cluster, wait_for
-from .conftest import LONG, Record
+from .conftest import LONG, SOME_SECONDS, Record
 from .runs import (
     CHECKPOINT_EVERY,
+    NEVER,
     Running,
+    documented,
     failed_s,
     lost_s,
     make_slurm_project,
     resumed_after,
-    rows_of_the_dead,
+    saved_by_the_dead,
     slurm,
+    still,
     tables,
     trained_rows,
     training_under_way,
+    trainings,
 )
 
 BEYOND_A_MINUTE = 12_000  # steps; Slurm knows no shorter limit
@@ -33,26 +37,39 @@ def states(cluster: Cluster, done: set[str]) -> list[str]:
     return [job.fields["JobState"] for job in cluster.jobs() if job.id not in done]
 
 
-@pytest.mark.parametrize("name", ["KILL", "TERM", "USR1"])
-def test_a_job_that_is_killed_or_preempted_goes_on_from_its_checkpoint(
-    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], name: str, record: Record
+@pytest.mark.parametrize(
+    ("command", "fault"),
+    [
+        (["scancel"], "job killed (scancel)"),  # SIGTERM, and SIGKILL after KillWait
+        (["scancel", "--signal=TERM"], "job told to stop (SIGTERM)"),
+        (["scancel", "--signal=USR1"], "job told to stop (SIGUSR1)"),
+    ],
+)
+def test_a_job_that_is_told_to_stop_loses_no_step(
+    cluster: Cluster,
+    undisturbed_long: Project,
+    tmp_path: Path,
+    done: set[str],
+    command: list[str],
+    fault: str,
+    record: Record,
 ) -> None:
-    project = make_slurm_project(tmp_path / "project", LONG)
+    project = make_slurm_project(tmp_path / "project", LONG, checkpoint_every=NEVER)
     run = Running(project)
-    job = training_under_way(project, cluster, "train_student", done)
-    if name == "KILL":
-        subprocess.run(["scancel", job.id], check=True)
-    else:
-        subprocess.run(["scancel", f"--signal={name}", job.id], check=True)
-    rows = rows_of_the_dead(project, cluster, job)
+    job = training_under_way(project, cluster, done, checkpoint=False)
+    before = project.artefacts()
+    subprocess.run([*command, job.id], check=True)
+    step = saved_by_the_dead(project, job)
+    rows = trained_rows(project)
     code, said = run.finish()
     assert code == 0, said
-    assert any(step >= CHECKPOINT_EVERY for step in resumed_after(project))
-    assert set(states(cluster, done)) - {"COMPLETED"}  # one attempt at least did not end well
+    assert resumed_after(project) == [step]
+    first, second = trainings(cluster, done)
+    assert first.fields["JobState"] == ("CANCELLED" if command == ["scancel"] else "FAILED")
+    assert second.fields["JobState"] == "COMPLETED"
+    assert still(project, before) == before
     assert tables(project) == tables(undisturbed_long)
-    record(
-        "job killed (scancel)" if name == "KILL" else f"preempted (SIG{name})", lost_s(rows, resumed_after(project)[-1])
-    )
+    record(fault, lost_s(rows, step))
 
 
 def test_a_job_that_needs_more_memory_gets_it(
@@ -67,22 +84,62 @@ def test_a_job_that_needs_more_memory_gets_it(
     record("out of memory before the first checkpoint", failed_s(jobs))
 
 
+@pytest.mark.parametrize(
+    ("grace_s", "fault", "ends"),
+    [
+        (0, "preempted by Slurm (requeued)", [("COMPLETED", 1)]),
+        # where it has time to end by itself it has failed for Slurm, and Snakemake starts the next
+        (20, "preempted by Slurm (GraceTime)", [("FAILED", 0), ("COMPLETED", 0)]),
+    ],
+)
+def test_a_job_that_slurm_preempts(
+    cluster: Cluster,
+    undisturbed_student: Project,
+    tmp_path: Path,
+    done: set[str],
+    grace_s: int,
+    fault: str,
+    ends: list[tuple[str, int]],
+    record: Record,
+) -> None:
+    project = make_slurm_project(tmp_path / "project", student_steps=SOME_SECONDS, checkpoint_every=NEVER)
+    run = Running(project)
+    with cluster.grace("gpu", grace_s):
+        job = training_under_way(project, cluster, done, checkpoint=False)
+        before = project.artefacts()
+        urgent = cluster.submit("--partition=urgent", "--gpus=2", "--wrap=sleep 600")
+        step = saved_by_the_dead(project, job)
+    rows = trained_rows(project)
+    subprocess.run(["scancel", urgent], check=True)
+    code, said = run.finish()
+    assert code == 0, said
+    assert [(job.fields["JobState"], job.restarts) for job in trainings(cluster, done)] == ends
+    assert resumed_after(project) == [step]
+    assert still(project, before) == before
+    assert tables(project) == tables(undisturbed_student)
+    record(fault, lost_s(rows, step))
+
+
 def test_a_node_that_crashes(
     cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], record: Record
 ) -> None:
     project = make_slurm_project(tmp_path / "project", LONG)
     run = Running(project)
-    training_under_way(project, cluster, "train_student", done)
+    job = training_under_way(project, cluster, done)
+    before = project.artefacts()
     cluster.crash("g1")
-    wait_for(lambda: "NODE_FAIL" in states(cluster, done), "the controller to notice", seconds=90)
+    wait_for(lambda: job.id in {j.id for j in cluster.jobs() if j.restarts}, "the controller to notice", seconds=90)
     rows = trained_rows(project)
     cluster.start_node("g1")
     code, said = run.finish()
-    if code:  # the executor leaves a node out on which a job was lost; here there is only one with GPUs
-        said = slurm(project)
-    assert any(step >= CHECKPOINT_EVERY for step in resumed_after(project)), said
+    assert code == 0, said
+    (same,) = trainings(cluster, done)  # Slurm queued it again, and Snakemake started none beside it
+    assert (same.id, same.restarts, same.fields["JobState"]) == (job.id, 1, "COMPLETED")
+    (step,) = resumed_after(project)
+    assert step >= CHECKPOINT_EVERY
+    assert still(project, before) == before
     assert tables(project) == tables(undisturbed_long)
-    record("node crashed (daemon and job killed)", lost_s(rows, resumed_after(project)[-1]))
+    record("node crashed (daemon and job killed)", lost_s(rows, step))
 
 
 def test_snakemake_itself_is_killed(
@@ -90,17 +147,14 @@ def test_snakemake_itself_is_killed(
 ) -> None:
     project = make_slurm_project(tmp_path / "project", LONG)
     run = Running(project)
-    job = training_under_way(project, cluster, "train_student", done)
+    training_under_way(project, cluster, done)
     before = project.artefacts()
     run.kill()
-    # the one line of docs/slurm.md
-    subprocess.run(["scancel", "--me"], check=True)
-    project.snakemake("--unlock")
-    rows = rows_of_the_dead(project, cluster, job)
-    wait_for(lambda: not cluster.jobs("RUNNING", "COMPLETING"), "the end of orphaned jobs")
+    project.run("bash", "-c", documented("Snakemake itself is killed"))
+    assert not cluster.jobs("RUNNING", "COMPLETING", "PENDING")  # nothing writes beside the second run
+    rows = trained_rows(project)
     slurm(project)
-    kept = {name: mark for name, mark in project.artefacts().items() if name in before}
-    assert kept == before  # what was complete was not made again
+    assert still(project, before) == before
     assert tables(project) == tables(undisturbed_long)
     record("Snakemake itself killed (SIGKILL)", lost_s(rows, resumed_after(project)[-1]))
 
@@ -112,12 +166,14 @@ def test_a_time_limit_in_the_middle_of_a_training(
     expected.snakemake()
     project = make_slurm_project(tmp_path / "project", student_steps=BEYOND_A_MINUTE)
     run = Running(project)
-    job = training_under_way(project, cluster, "train_student", done)
+    job = training_under_way(project, cluster, done)
+    before = project.artefacts()
     subprocess.run(["scontrol", "update", f"JobId={job.id}", "TimeLimit=1"], check=True)
     wait_for(lambda: "TIMEOUT" in states(cluster, done), "the time limit", seconds=240)
     rows = trained_rows(project)
     code, said = run.finish()
     assert code == 0, said
     assert any(step >= CHECKPOINT_EVERY for step in resumed_after(project))
+    assert still(project, before) == before
     assert tables(project) == tables(expected)
     record("time limit in a training", lost_s(rows, resumed_after(project)[-1]))

@@ -26,5 +26,5 @@ def test_the_study_runs_through_the_profile(
         assert job.fields["Partition"] == ("gpu" if job.rule in GPU_RULES else "cpu")
         assert job.gpus == (1 if job.rule in GPU_RULES else 0)
         assert 1000 < job.memory_mb < (9000 if job.rule == "check_data" else 4000)  # it looks at eight scans at a time
-        assert job.fields["Requeue"] == "0"
+        assert job.fields["Requeue"] == "1"
     assert "Nothing to be done" in slurm(project)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 import yaml
+import zarr
 
 from mskd.config.phantom import PhantomDataset
 from mskd.phantom.layouts import write_case
@@ -56,8 +57,8 @@ def write_project(root: Path, trained: TrainedNnUNet) -> Project:
     for index in range(2):
         write_case(root / "data/btcv", tested, index)
     bundle.make(root / study["teachers"]["bundle"]["path"], write_scans(root / "kidneys", "kidney", 2), "kidney", 20)
-    configuration = root / study["teachers"]["bundle"]["path"] / "configs/inference.json"
-    study["teachers"]["bundle"]["trust"] = {file_digest(configuration): True}
+    code = (root / study["teachers"]["bundle"]["path"] / "configs").glob("*.json")
+    study["teachers"]["bundle"]["trust"] = {file_digest(path): True for path in code}
     shutil.copytree(trained.folder, root / study["teachers"]["nnunet"]["path"])
     own = {"python": str(trained.python), "checkpoint": "checkpoint_best.pth", "classes": {"liver": "spleen"}}
     study["teachers"]["nnunet"] |= own  # the tiny one was trained on livers; what it says is no matter here
@@ -80,5 +81,8 @@ def test_from_four_teachers_to_the_table(trained: TrainedNnUNet, tmp_path: Path)
     assert all(kind in report for kind in ("nnunetv2", "monai_bundle", "labels", "Conflicts between teachers"))
     cached = {path.relative_to(results / "cache").parts[0] for path in results.glob("cache/**/zarr.json")}
     assert cached == {"liver", "nnunet", "bundle", "seen"}
+    for teacher, tool in (("nnunet", "nnunetv2"), ("bundle", "monai")):
+        store = next(results.glob(f"cache/{teacher}/**/*.zarr"))
+        assert tool in zarr.open_group(store, mode="r").attrs["tool"]  # type: ignore[operator]
     shown = project.run(sys.executable, "-m", "mskd", "status", str(project.study_file), "--json")
     assert '"stale": []' in shown.stdout

@@ -11,7 +11,8 @@ import pytest
 from mskd.config.loading import parse_study
 from mskd.disagreement import coarse_scan, find_disagreement, largest_piece, robust_z, same_scans, unsure_share
 from mskd.errors import MskdError
-from mskd.stages.audit import audit
+from mskd.stages.audit import COLUMNS, _ranked_cases, audit, audit_folder, audit_table
+from mskd.stages.compare_teachers import reference_dice
 
 SHAPE = (40, 30, 30)
 
@@ -52,6 +53,41 @@ def test_each_kind_has_its_name(reference: npt.NDArray[np.bool_], kind: str, sco
     assert found.kind == kind
     assert found.score == pytest.approx(score)
     assert (reference ^ TRUTH)[found.position]
+
+
+def test_voxels_that_nobody_judged_are_no_contradiction() -> None:
+    """Ignored in the reference (255), where the teacher sees the organ: neither missing, nor in Dice and size."""
+    judged = ~box(slice(31, 36))
+    reference = TRUTH & judged
+    assert find_disagreement(reference, MARGIN, BODY).kind == "missing part"
+    found = find_disagreement(reference, MARGIN, BODY, judged=judged)
+    assert (found.kind, found.score, found.dice) == ("none", 0.0, 1.0)
+
+
+def test_dice_of_teachers_leaves_out_what_nobody_judged() -> None:
+    labels = np.array([1, 1, 0, 255, 255, 2], np.uint8)
+    assert reference_dice(labels, 1, np.array([1, 0, 0, 1, 1, 0], bool)) == pytest.approx(2 / 3)
+    assert reference_dice(np.array([0, 255], np.uint8), 1, np.array([0, 1], bool)) == 1
+
+
+def test_an_audit_without_rows_has_its_header(tmp_path: Path) -> None:
+    """Teachers that know no organ of which there is a reference: nothing to compare."""
+    table = _ranked_cases([])
+    study = parse_study(
+        {
+            "study": "tiny",
+            "results": str(tmp_path),
+            "datasets": {"liver": {"blocks": 1, "phantom": {"n_train": 2, "n_val": 0, "n_test": 1}}},
+            "methods": {"mskd": {}},
+        }
+    )
+    folder = audit_folder(study)
+    folder.mkdir(parents=True)
+    table.to_csv(folder / "cases.csv", index=False)
+    found = audit_table(study, 5)
+    assert found is not None
+    assert list(found.columns) == ["rank", *COLUMNS[:4], "z", *COLUMNS[4:]]
+    assert found.empty
 
 
 def test_the_largest_piece_counts_and_not_the_sum() -> None:

@@ -106,6 +106,23 @@ def test_another_dataset_moves_no_case(tmp_path: Path) -> None:
     assert placed(more) == before
 
 
+def test_a_teacher_that_exists_already_is_not_cross_fitted(tmp_path: Path) -> None:
+    """Only those of the study are counted for parts; it has no dataset that it learns from."""
+    write_msd(tmp_path / "data", names("liver", range(12)))
+    seen = {"kind": "labels", "path": str(tmp_path / "seen"), "classes": {1: "liver"}}
+    study = parse_study(
+        {
+            "results": str(tmp_path / "results"),
+            "datasets": {"d": {"path": str(tmp_path / "data"), "label_map": {1: "liver"}}},
+            "teachers": {"d": {}, "given": seen},
+            "methods": {"mskd": {"distillation": {"targets": "cross_fitted"}}},
+        }
+    )
+    assert check_study_cases(study)["d"]["train"] > 1
+    given_alone = study.model_copy(update={"teachers": {"given": study.teachers["given"]}})
+    assert check_study_cases(given_alone) == check_study_cases(study)
+
+
 def test_external_datasets_are_all_test(tmp_path: Path) -> None:
     write_msd(tmp_path / "data", names("liver", range(5)))
     study = study_of(tmp_path, role="external", split={"kind": "all", "into": "train"})

@@ -17,7 +17,11 @@ from mskd.checks.codes import CODES
 from mskd.checks.finding import Finding
 from mskd.config.loading import parse_study
 from mskd.config.study import Study
-from mskd.stages.check_data import CheckReport, check_data
+from mskd.dag import Graph
+from mskd.errors import MskdError
+from mskd.layout import Layout
+from mskd.manifest import read_manifest
+from mskd.stages.check_data import CheckReport, check_data, write_verdict
 from mskd.stages.make_phantoms import make_dataset
 
 NAMES = [f"abdomen_{index:03d}" for index in range(3)]
@@ -409,9 +413,60 @@ def test_organ_cut_by_the_edge(data: Path) -> None:
     assert said(check(data).findings) == {("organ.truncated", CASE)}
 
 
+class TestSegmentationsThatTeach:
+    """They are looked at with the data, so that a missing one is no surprise hours later, or at the first line."""
+
+    def study(self, data: Path, **changes: Any) -> Study:
+        seen = data.parent / "seen"
+        seen.mkdir(exist_ok=True)
+        for name in NAMES:
+            shutil.copy(label_of(data, name), seen / f"{name}.nii.gz")
+        written = study_of(data).model_dump(mode="json")
+        teacher = {"kind": "labels", "path": str(seen), "classes": {1: "liver"}}
+        return parse_study({**written, "teachers": {"seen": teacher}, "methods": {"mskd": {}}, **changes})
+
+    def test_sound_ones_are_no_finding(self, data: Path) -> None:
+        assert check_data(self.study(data), jobs=1).findings == ()
+
+    def test_one_is_missing(self, data: Path) -> None:
+        study = self.study(data)
+        (data.parent / "seen" / f"{CASE}.nii.gz").unlink()
+        report = check_data(study, jobs=1)
+        assert said(report.findings) == {("teacher.missing", CASE)}
+        with pytest.raises(MskdError, match="1 errors in the data"):
+            write_verdict(study, report)
+        # the workflow is read all the same, and goes on without the case where the study says so
+        assert len(Graph(study).segmentations()) == 2
+        going_on = self.study(data, on_bad_case="skip")
+        (data.parent / "seen" / f"{CASE}.nii.gz").unlink()
+        write_verdict(going_on, check_data(going_on, jobs=1))
+        skipped = read_manifest(Layout(going_on.root).manifest("check_data", "study")).skipped
+        assert list(skipped) == [f"abdomen/{CASE}"]
+        assert "teachers.seen" in skipped[f"abdomen/{CASE}"]
+
+    def test_one_lies_on_another_grid(self, data: Path) -> None:
+        study = self.study(data)
+        path = data.parent / "seen" / f"{CASE}.nii.gz"
+        image = nib.load(path)
+        save(path, np.asarray(image.dataobj), image.affine @ np.diag([1.09, 1, 1, 1]))
+        assert said(check_data(study, jobs=1).findings) == {("label.affine", CASE)}
+
+    def test_who_is_not_asked_needs_none(self, data: Path) -> None:
+        study = self.study(data, cache={"splits": ["train"]})
+        path = data.parent / "seen" / f"{CASE}.nii.gz"
+        path.unlink()
+        split = {"kind": "file", "path": str(data.parent / "split.tsv")}
+        rows = [f"{name}\t{part}" for name, part in zip(NAMES, ("train", "test", "val"), strict=True)]
+        Path(split["path"]).write_text("\n".join(["case\tsplit", *rows, ""]))
+        datasets = study.model_dump(mode="json")["datasets"]
+        datasets["abdomen"]["split"] = split
+        changed = parse_study({**study.model_dump(mode="json"), "datasets": datasets})
+        assert check_data(changed, jobs=1).findings == ()
+
+
 def test_at_least_forty_kinds_of_faults_are_planted() -> None:
     found = {code if isinstance(code, str) else code[0] for *_, codes in FAULTS.values() for code in codes}
-    elsewhere = {"file.unreadable", "organ.truncated", "listing.missing_files"}
+    elsewhere = {"file.unreadable", "organ.truncated", "listing.missing_files", "teacher.missing"}
     assert found | elsewhere == set(CODES)
     assert len(FAULTS) >= 40
 

@@ -12,6 +12,7 @@ from scipy import ndimage, special
 from mskd.errors import MskdError
 from mskd.geometry import Geometry
 from mskd.inference import FAR
+from mskd.teachers import foreign
 from mskd.teachers.foreign import ForeignScores, study_margins
 
 RAW_SHAPE, RAW_MM, STUDY_MM = (9, 11, 8), (2.0, 3.0, 2.5), (2.7, 2.2, 3.1)
@@ -73,6 +74,26 @@ def test_an_organ_of_several_classes_is_any_of_them() -> None:
     sigmoid = study_margins(ForeignScores(scores, to_grid, "sigmoid"), geometry, [[1, 3], [2]])
     np.testing.assert_allclose(sigmoid[0], np.maximum(values[1], values[3]), atol=1e-4)
     np.testing.assert_allclose(sigmoid[1], values[2], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "channels", [[[k] for k in range(1, 20)], [[0], [19, 3], [5]], [[7]], [[k] for k in range(20)]]
+)
+def test_margins_of_many_channels_are_as_defined(channels: list[list[int]]) -> None:
+    """LSE of its own channels less LSE of all others."""
+    scores = np.random.default_rng(2).normal(0, 8, (20, *RAW_SHAPE)).astype(np.float32)
+    found = study_margins(ForeignScores(scores, np.eye(4)), Geometry.of_raw(RAW_SHAPE, np.eye(4), (1, 1, 1)), channels)
+    for margin, own in zip(found, channels, strict=True):
+        others = [channel for channel in range(20) if channel not in own]
+        expected = special.logsumexp(scores[own], axis=0) - special.logsumexp(scores[others], axis=0)
+        np.testing.assert_allclose(margin, expected, atol=1e-4)
+
+
+def test_work_grows_with_the_channels_and_not_with_their_square(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(foreign.np, "logaddexp", lambda a, b: calls.append(1) or np.maximum(a, b))
+    foreign._compared(lambda channel: np.zeros((1, 1, 1), np.float32), 21, [[k] for k in range(1, 21)], "softmax")
+    assert len(calls) < 3 * 21
 
 
 def test_outside_of_its_grid_the_background_wins() -> None:

@@ -201,15 +201,15 @@ def test_files_that_are_not_there(section: dict[str, Any], expected: str, tmp_pa
 
 def test_an_interpreter_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(MskdError, match=r"does not start[\s\S]*teachers\.t\.python"):
-        Runner("t", "onnx", {}, tmp_path / "python", "cpu")
+        Runner("t", "onnx", {}, python=tmp_path / "python")
 
 
 def test_an_interpreter_without_the_package(tmp_path: Path) -> None:
     bare = tmp_path / "python"  # an environment with nothing but the standard library
     bare.write_text(f'#!/bin/sh\nexec "{sys.executable}" -S -I "$@"\n')
     bare.chmod(0o755)
-    with pytest.raises(MskdError, match=r"has no package numpy[\s\S]*-m pip install"):
-        Runner("t", "onnx", {}, bare, "cpu")
+    with pytest.raises(MskdError, match=r"has no module numpy[\s\S]*-m pip install onnxruntime"):
+        Runner("t", "onnx", {}, python=bare)
 
 
 def test_a_child_that_dies_is_told(nets: Path, tmp_path: Path) -> None:
@@ -217,6 +217,6 @@ def test_a_child_that_dies_is_told(nets: Path, tmp_path: Path) -> None:
     dying.write_text("#!/bin/sh\nread line\nexit 3\n")
     dying.chmod(0o755)
     with pytest.raises(MskdError, match=r"its process ended \(exit code 3\)"):
-        Runner("t", "onnx", {}, dying, "cpu")
+        Runner("t", "onnx", {}, python=dying)
     with pytest.raises(MskdError, match=r"(?i)no such ?file|load model"):
-        Runner("t", "onnx", {"file": str(tmp_path / "no.onnx"), "threads": 1}, None, "cpu")
+        Runner("t", "onnx", {"file": "no.onnx", "threads": 1})

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mskd.config.distillation import Distillation
+from mskd.config.loading import parse_study
 from mskd.config.model import Network
 from mskd.config.training import Training
 from mskd.errors import ConfigError
@@ -24,12 +25,14 @@ from mskd.methods import mskd as method
 from mskd.methods.base import Built, MethodContext, deep_supervised
 from mskd.methods.registry import KNOWN_NEEDS, NOT_METHODS, method_facts, method_kinds
 from mskd.networks.unet import UNet
+from mskd.stages.train_student import feature_note
 from mskd.training.patches import Batch
 
 FILES = Path(registry.__file__).parent
 SUPERVISED = ["full_labels", "naive_union"]
 TAPS = {"decoder0": (1, 1, 1), "encoder1": (2, 2, 2)}
 CHANNELS = {"decoder0": 2, "encoder1": 3}
+SEEN = {"kind": "labels", "path": "/seen", "classes": {1: "liver"}}
 
 
 def context(distillation: dict[str, Any] | None = None, **changes: Any) -> MethodContext:
@@ -200,7 +203,8 @@ class TestSelfTraining:
         margin = torch.tensor([[first, second]])[..., None, None].expand(2, 2, 6, 1, 1)
         labels = torch.tensor([0, 0, 0, 2, 255, 0], dtype=torch.uint8)[None, :, None, None].expand(2, 6, 1, 1)
         sample = replace(batch(), labels=labels, margins=margin, labelled=torch.tensor([[False, False], [False, True]]))
-        found = self_training.pseudo_labels(sample, [0, 1], 2)
+        found, known = self_training.pseudo_labels(sample, [0, 1], 2)
+        assert known.all()
         assert found.dtype == torch.uint8
         assert found[0].flatten().tolist() == [0, 1, 2, 2, 255, 2]
         # the second organ is labelled: its teacher is not asked
@@ -208,10 +212,48 @@ class TestSelfTraining:
 
     def test_is_supervision_by_them(self) -> None:
         built, sample = build("self_training", context()), batch()
-        labels = self_training.pseudo_labels(sample, [0, 1], 2)
+        labels, _ = self_training.pseudo_labels(sample, [0, 1], 2)
         everything = torch.ones((2, 2), dtype=torch.bool)
         expected = supervised_loss(built.network(sample.image), labels, everything)
         assert total(built.loss(sample, 0)).item() == pytest.approx(expected.item())
+
+    @pytest.mark.parametrize("kind", ["self_training", "co_training", "conditional_distillation", "mskd"])
+    def test_an_organ_of_which_nobody_speaks_is_not_taught(self, kind: str) -> None:
+        """Its teacher was not asked about the case: what its channel of the margins holds has no part in the loss."""
+        spoken = torch.tensor([[True, False], [False, True]])  # each organ by its own dataset's case alone
+        sample = replace(batch(), spoken=spoken)
+        no_features = context({"feature_weight": 0.0})
+        assert self_training.pseudo_labels(sample, [0, 1], 2)[1].tolist() == sample.labelled.tolist()
+        assert sample.margins is not None
+        other = sample.margins.clone()
+        other[~spoken] = 5.0
+        found = [total(build(kind, no_features).loss(replace(sample, margins=m), 0)) for m in (sample.margins, other)]
+        assert found[0].item() == pytest.approx(found[1].item())
+
+    @pytest.mark.parametrize(("kind", "term"), [("self_training", "supervised"), ("co_training", "supervised")])
+    def test_it_is_supervised_on_the_others_alone(self, kind: str, term: str) -> None:
+        built, sample = build(kind, context()), batch()
+        sample = replace(sample, spoken=torch.zeros((2, 2), dtype=torch.bool))
+        expected = supervised_loss(built.network(sample.image), sample.labels, sample.labelled)
+        assert built.loss(sample, 0)[term].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("teachers", "changes", "said"),
+    [
+        ({"d": {}}, {}, ""),
+        ({"d": {}, "seen": SEEN}, {}, "mskd: no features of seen: the feature term goes without"),
+        ({"seen": SEEN}, {}, "mskd: no features of seen: so there is no feature term"),
+        ({"seen": SEEN}, {"distillation": {"feature_weight": 0}}, ""),
+        ({"seen": SEEN}, {"cache": {"taps": []}}, ""),
+    ],
+)
+def test_the_log_says_who_gives_no_features(teachers: dict[str, Any], changes: dict[str, Any], said: str) -> None:
+    datasets = {"d": {"path": "/d", "label_map": {1: "liver"}}}
+    rows = {"mskd": {}, "self_training": {}}
+    study = parse_study({"datasets": datasets, "teachers": teachers, "methods": rows, **changes})
+    assert feature_note(study, "mskd") == said
+    assert feature_note(study, "self_training") == ""
 
 
 def test_individual_merges_the_teachers() -> None:

@@ -89,7 +89,7 @@ class TestLoss:
 
     def test_each_learns_from_the_others_average(self) -> None:
         built, sample = rebuild(), batch()
-        labels = self_training.pseudo_labels(sample, [0, 1], 2)
+        labels, _ = self_training.pseudo_labels(sample, [0, 1], 2)
         region = co_training.taught_region(labels, sample.labelled, co_training.DILATION)
         everything = torch.ones((2, 2), dtype=torch.bool)
         nets = {"": built.network, "_other": built.auxiliary["other"]}

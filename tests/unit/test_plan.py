@@ -27,6 +27,7 @@ from mskd.plan import measuring
 from mskd.plan.activations import activation_mib, parameter_count
 from mskd.plan.costs import Costs
 from mskd.plan.jobs import study_jobs
+from mskd.plan.miniature import miniature
 from mskd.plan.network_costs import _estimated_mib
 from mskd.plan.report import disk_warning, notes, plan_json, show_plan
 from mskd.plan.study import Plan, plan_study
@@ -295,6 +296,61 @@ def test_units_are_measured_with_the_real_stages(study: Study, monkeypatch: pyte
     assert (found.device, found.gpu_memory) == ("cpu", "estimated")
     assert not study.root.exists()
     assert plan_study(study, found).schedule.total_s > 0
+
+
+def with_given(study: Study, folder: Path, trained: list[str], **section: Any) -> Study:
+    """The study with a teacher that exists already and knows the spleen, beside some of its own."""
+    for index in range(3):  # of the liver's cases that teachers are asked about
+        seen = folder / "seen" / f"liver_{index:03d}.nii.gz"
+        seen.parent.mkdir(parents=True, exist_ok=True)
+        seen.touch()
+    given = {"kind": "labels", "path": str(folder / "seen"), "classes": {1: "spleen"}, "datasets": ["liver"], **section}
+    data = study.model_dump(mode="json") | {"methods": {"naive_union": {}, "mskd": {}}}
+    data["teachers"] = {**{name: {} for name in trained}, "given": given}
+    return parse_study(data)
+
+
+@pytest.mark.parametrize("trained", [["liver"], []])
+def test_teachers_that_exist_already_are_not_asked_but_planned(
+    study: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str]
+) -> None:
+    monkeypatch.setattr(measuring, "BUDGET_S", 0.5)
+    changed = with_given(study, tmp_path, trained)
+    found = measuring.measure_units(changed, "cpu")
+    assert set(found.training) == {*(f"teacher/{name}" for name in trained), "method/naive_union", "method/mskd"}
+    assert found.cache_bytes > 0
+    plan = plan_study(changed, found)
+    stages = {stage.stage: stage for stage in plan.stages}
+    assert stages["adopt_teacher"].jobs == 1
+    assert stages["cache_targets"].jobs == 2 * len(trained) + 1
+    assert ("train_teacher" in stages) == bool(trained)
+    assert plan.foreign == ()
+
+
+def test_a_teacher_of_another_network_is_said_not_to_be_known(study: Study, units: Units, tmp_path: Path) -> None:
+    model = tmp_path / "net.onnx"
+    for path in (model, tmp_path / "preprocessing.json"):
+        path.write_text("{}")
+    labels = with_given(study, tmp_path, ["liver", "spleen"])
+    network = with_given(study, tmp_path, ["liver", "spleen"], kind="onnx", path=str(model))
+    rows = {f"method/{name}": units.training["method/mskd"] for name in network.methods}
+    parameters = {**units.parameters, **dict.fromkeys(rows, 1000)}
+    found = units.model_copy(update={"training": {**units.training, **rows}, "parameters": parameters})
+    plans = [plan_study(changed, found) for changed in (labels, network)]
+    asked_s = [next(s for s in plan.stages if s.stage == "cache_targets").total_s for plan in plans]
+    assert asked_s[1] - asked_s[0] == pytest.approx(2 * 1000 * 2)  # two windows in each of two training cases
+    assert [plan.foreign for plan in plans] == [(), ("given",)]
+    assert "Not known: how long given take to answer" in " ".join(notes(plans[1]))
+
+
+def test_a_row_that_weighs_or_cross_fits_is_measured(tmp_path: Path, study: Study) -> None:
+    """A miniature has neither validation cases nor teachers of parts."""
+    data = study.model_dump(mode="json") | {"cache": {"taps": [], "splits": ["train", "val"]}}
+    data["distillation"]["combine"] = "validation_dice"
+    data["methods"] = {"mskd": {"distillation": {"targets": "cross_fitted"}}}
+    mini = miniature(parse_study(data), tmp_path / "mini", {}, {}, (8, 8, 8))
+    assert not mini.method_weighs("mskd")
+    assert not mini.cross_fits
 
 
 def test_command_reads_units_and_prints_json(study: Study, units: Units, tmp_path: Path) -> None:

@@ -218,6 +218,37 @@ class TestSeveralVoices:
         assert taught == [[True, False]]  # nobody was asked about organ 1
         assert uncertain == []
 
+    @pytest.mark.parametrize(
+        ("how", "options", "organ", "background"),
+        [
+            ("mean", {}, [0], [1]),
+            ("mean", {"disagreement": "combined"}, [0, 2], [1]),  # voxel 3: organ 1 claims it
+            ("most_confident", {}, [0], [1]),
+            ("most_confident", {"disagreement": "combined"}, [0, 2], [1]),
+            ("validation_dice", {"weights": [0.9, 0.3, 0.5]}, [0], [1]),
+            ("validation_dice", {"weights": [0.9, 0.3, 0.5], "veto_share": 0.5}, [0, 2], [1]),
+            ("validation_dice", {"weights": [0.9, 0.3, 0.5], "veto_share": 0.3}, [0], [1]),
+            ("validation_dice", {"weights": [0.0, 0.9, 0.5], "veto_share": 0.5}, [0], [1, 2]),
+        ],
+    )
+    def test_who_settles_a_disagreement(
+        self, how: Any, options: dict[str, Any], organ: list[int], background: list[int]
+    ) -> None:
+        labels, known = torch.zeros((1, 4, 1, 1), dtype=torch.uint8), torch.zeros((1, 2), dtype=torch.bool)
+        margins = self.margins[None, :, :, None, None]
+        found = find_regions(margins, [0, 0, 1], labels, known, n_organs=2, combine=how, **options)
+        assert where(found.organ[0, 0]) == organ
+        assert where(found.background) == background
+
+    def test_who_has_the_veto_is_not_outvoted_by_who_has_none(self) -> None:
+        """Weights 0.9 and 0.3: the mean is positive, since the worse teacher is the louder one."""
+        margins = torch.tensor([-1.0, 8.0]).view(1, 2, 1, 1, 1)
+        margin, _, uncertain = combine_teachers(
+            margins, [0, 0], 1, "validation_dice", weights=[0.9, 0.3], veto_share=0.8
+        )
+        assert margin.item() > 0
+        assert uncertain.all()
+
     def test_weights_are_needed(self) -> None:
         with pytest.raises(ValueError, match="weight of every channel"):
             self.combined("validation_dice")

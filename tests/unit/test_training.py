@@ -115,16 +115,18 @@ def test_resuming_changes_nothing(tmp_path: Path, case: TrainingCase, settings: 
 
     stopped = Scene(tmp_path / "b", case, **settings)
     if how == "term":
-        stopped.term_at = 2  # the checkpoint comes after this step, not only every second one
-        with pytest.raises(InterruptedTraining, match="after step 3"):
+        stopped.term_at = 4  # the checkpoint comes after this step, not only every second one
+        with pytest.raises(InterruptedTraining, match="after step 5"):
             stopped.train()
-        first = 3
+        first = 5
     else:
-        stopped.kill_at = 3  # step 3 is in the journal (from 1), its checkpoint is of step 2
+        stopped.kill_at = (
+            5  # step 5 is in the journal (from 1), its checkpoint is of step 4, or 5 if that was validated
+        )
         with pytest.raises(Killed):
             stopped.train()
-        assert read_rows(tmp_path / "b" / METRICS)[-1]["step"] == 3
-        first = 2
+        assert read_rows(tmp_path / "b" / METRICS)[-1]["step"] == 5
+        first = 5 if settings.get("validate_every") == 1 else 4
     again = Scene(tmp_path / "b", case, **settings)
     nn.init.zeros_(again.auxiliary.weight)  # what it starts from comes from the checkpoint
     assert again.train() == scores
@@ -134,6 +136,47 @@ def test_resuming_changes_nothing(tmp_path: Path, case: TrainingCase, settings: 
     assert len(again.seen) == 6 - first
     assert all(torch.equal(x, y) for x, y in zip(again.seen, straight.seen[first:], strict=True))
     assert again.rows() == straight.rows()
+
+
+def test_a_signal_during_a_validation_ends_it_at_once_and_loses_nothing(tmp_path: Path, case: TrainingCase) -> None:
+    straight = Scene(tmp_path / "a", case)
+    scores = straight.train()
+    scene = Scene(tmp_path / "b", case, checkpoint_every=1000)
+
+    def told_to_stop() -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        raise AssertionError("the validation goes on")
+
+    with pytest.raises(InterruptedTraining, match="after step 3"):
+        scene.train(validate=told_to_stop)
+    again = Scene(tmp_path / "b", case, checkpoint_every=1000)
+    assert again.train() == scores
+    assert len(again.seen) == 3
+    assert again.rows() == straight.rows()
+    assert_same(again.network, straight.network)
+
+
+@pytest.mark.parametrize("ended_after", [3, 4])  # a step that is validated anyway, and one that is not
+def test_a_finished_training_goes_on_when_it_becomes_longer(
+    tmp_path: Path, case: TrainingCase, ended_after: int
+) -> None:
+    course = {"schedule": "cosine", "schedule_steps": 8, "ema_decay": 0.9, "optimiser": "adamw"}
+    straight = Scene(tmp_path / "a", case, **course)
+    scores = straight.train()
+    Scene(tmp_path / "b", case, steps=ended_after, **course).train()
+    longer = Scene(tmp_path / "b", case, **course)
+    assert longer.train() == scores
+    assert len(longer.seen) == 6 - ended_after
+    assert_same(longer.network, straight.network)
+    rates = [[row["learning_rate"] for row in scene.rows() if "loss" in row] for scene in (straight, longer)]
+    assert rates[0] == rates[1]
+
+
+def test_a_training_that_becomes_shorter_begins_anew(tmp_path: Path, case: TrainingCase) -> None:
+    Scene(tmp_path, case, schedule_steps=8).train()
+    shorter = Scene(tmp_path, case, steps=4, schedule_steps=8)
+    shorter.train()
+    assert len(shorter.seen) == 4
 
 
 def test_the_journal_holds_no_step_twice(tmp_path: Path, case: TrainingCase) -> None:

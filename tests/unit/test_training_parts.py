@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from math import cos, pi
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from torch import Tensor, nn
 
 from mskd.config.training import Training
 from mskd.inference import Windows
+from mskd.storage import remove_unfinished
 from mskd.training.checkpoints import load_checkpoint, optimiser_tensors, restore_optimiser, save_checkpoint
 from mskd.training.optimisation import MovingAverage, build_optimiser, learning_rate
 from mskd.training.validation import validation_dice
@@ -82,7 +86,7 @@ class TestCheckpoints:
     def test_round_trip(self, tmp_path: Path) -> None:
         path = tmp_path / "c.safetensors"
         save_checkpoint(path, {**self.TENSORS, "auxiliary": {}}, {"step": 3, "resume_key": "k", "scores": {"val": 0.1}})
-        loaded = load_checkpoint(path, "k")
+        loaded = load_checkpoint(path, "k", 3)
         assert loaded is not None
         groups, state = loaded
         assert state == {"step": 3, "resume_key": "k", "scores": {"val": 0.1}}
@@ -92,13 +96,38 @@ class TestCheckpoints:
 
     def test_missing_foreign_or_damaged(self, tmp_path: Path) -> None:
         path = tmp_path / "c.safetensors"
-        assert load_checkpoint(path, "k") is None
+        assert load_checkpoint(path, "k", 3) is None
         save_checkpoint(path, self.TENSORS, {"step": 3, "resume_key": "k"})
-        assert load_checkpoint(path, "another") is None
+        assert load_checkpoint(path, "another", 3) is None
+        assert load_checkpoint(path, "k", 2) is None  # the training became shorter
         content = path.read_bytes()
         for torn in (b"", content[:20], content[:-4], b"x" * 100):
             path.write_bytes(torn)
-            assert load_checkpoint(path, "k") is None
+            assert load_checkpoint(path, "k", 3) is None
+
+    def test_a_kill_in_the_middle_of_a_write_leaves_the_last_good_one(self, tmp_path: Path) -> None:
+        path = tmp_path / "c.safetensors"
+        save_checkpoint(path, self.TENSORS, {"step": 3, "resume_key": "k"})
+        code = """
+import os, signal, sys, torch
+from pathlib import Path
+from mskd.training import checkpoints
+
+def torn(tensors, part, metadata):
+    part.write_bytes(b"x" * 100)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+checkpoints.save_file = torn
+checkpoints.save_checkpoint(Path(sys.argv[1]), {"network": {"a": torch.ones(1)}}, {"step": 4, "resume_key": "k"})
+"""
+        done = subprocess.run([sys.executable, "-c", code, str(path)], check=False)
+        assert done.returncode == -signal.SIGKILL
+        assert len(list(tmp_path.iterdir())) == 2  # the good one, and what was begun
+        remove_unfinished(path)
+        assert [p.name for p in tmp_path.iterdir()] == ["c.safetensors"]
+        loaded = load_checkpoint(path, "k", 10)
+        assert loaded is not None
+        assert loaded[1]["step"] == 3
 
     @pytest.mark.parametrize("kind", ["sgd", "adamw"])
     def test_an_optimiser_goes_on_as_if_nothing_happened(self, kind: str) -> None:

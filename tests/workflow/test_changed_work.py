@@ -6,6 +6,7 @@ What counts is which artefacts are made again: a job that finds its work standin
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -230,3 +231,19 @@ def test_shapes_of_the_written_data(finished: Project) -> None:
     raw = nib.load(finished.root / "data" / "liver" / "imagesTr" / "liver_2.nii.gz")
     assert prediction.shape == raw.shape
     np.testing.assert_allclose(prediction.affine, raw.affine)
+
+
+def test_a_job_on_a_cluster_takes_the_study_that_its_run_began_with(finished: Project, tmp_path: Path) -> None:
+    """Such a job parses the workflow again, maybe hours later, when the study file was edited for the next run."""
+    project = copy_of(finished, tmp_path)
+    (snapshot,) = (project.results / "config").glob("*.yaml")
+    set_key("training", "learning_rate", value=0.5)(project)
+    parsed = ["--configfile", "config/tiny.yaml", "--cores", "1", "--dry-run", "--mode", "remote"]
+
+    def said(environment: dict[str, str]) -> str:
+        done = project.run(sys.executable, "-m", "snakemake", *parsed, environment=environment)
+        return done.stdout + done.stderr
+
+    assert "train_teacher" in said({})
+    assert "Nothing to be done" in said({"MSKD_STUDY_SNAPSHOT": str(snapshot)})
+    assert "train_teacher" in project.snakemake("--dry-run").stdout  # a run of its own begins with what stands there

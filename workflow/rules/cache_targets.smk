@@ -14,8 +14,8 @@ rule cache_targets:
     resources:
         gpu=STUDY.inference.gpus,
         nodes=1,
-        mem_mb=lambda w, attempt: demands.inference_mb(
-            "cache_targets", STUDY, GRAPH.of_block(w.dataset, w.block), attempt
+        mem_mb=lambda w, attempt: demands.asking_mb(
+            STUDY, w.teacher, GRAPH.of_block(w.dataset, w.block), attempt
         ),
         runtime=lambda w, attempt: demands.volumes_min(
             "cache_targets", STUDY, GRAPH.of_block(w.dataset, w.block), attempt

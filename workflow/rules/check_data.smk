@@ -6,6 +6,7 @@ rule check_data:
             for block in GRAPH.blocks(dataset)
             for file in GRAPH.raw_files(dataset, block)
         ],
+        GRAPH.segmentations(),
     output:
         GRAPH.checked,
     log:

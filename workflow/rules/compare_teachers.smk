@@ -9,8 +9,8 @@ rule compare_teachers:
     benchmark:
         f"{RESULTS}/benchmarks/compare_teachers/{{run}}.tsv"
     resources:
-        mem_mb=lambda w, attempt: demands.volumes_mb(
-            "compare_teachers", STUDY, GRAPH.every_case(), attempt
+        mem_mb=lambda w, attempt: demands.comparing_mb(
+            STUDY, GRAPH.every_case(), attempt
         ),
         runtime=lambda w, attempt: demands.volumes_min(
             "compare_teachers", STUDY, GRAPH.every_case(), attempt

@@ -15,7 +15,7 @@ rule train_student:
             STUDY, STUDY.method_training(w.method), attempt
         ),
         runtime=lambda w, attempt: demands.training_min(
-            STUDY.method_training(w.method), attempt
+            STUDY, STUDY.method_training(w.method), attempt
         ),
     params:
         leaves=lambda w: short(leaves.student_leaves(STUDY, w.method)),

@@ -15,7 +15,7 @@ rule train_teacher:
             STUDY, STUDY.teacher_training(w.teacher), attempt
         ),
         runtime=lambda w, attempt: demands.training_min(
-            STUDY.teacher_training(w.teacher), attempt
+            STUDY, STUDY.teacher_training(w.teacher), attempt
         ),
     params:
         leaves=lambda w: short(leaves.teacher_leaves(STUDY, w.teacher)),

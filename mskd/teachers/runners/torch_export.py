@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 
@@ -15,22 +17,21 @@ class UntrustedError(Exception):
 class Model:
     """An exported program."""
 
-    def __init__(self, model: dict[str, Any], device: str) -> None:
+    def __init__(self, model: dict[str, Any], device: str, root: Path) -> None:
         if model["file"] not in model["trusted"]:
             raise UntrustedError(model["file"], "a file of torch.export, which is loaded by pickle")
         self.versions = {"torch": torch.__version__}
-        torch.set_num_threads(model["threads"])
         self.device = torch.device(device)
-        self.network: Any = torch.export.load(model["file"]).module().to(self.device)
+        self.network: Any = torch.export.load(root / model["file"]).module().to(self.device)
 
-    def forward(self, source: str, target: str) -> None:
+    def forward(self, batch: npt.NDArray[np.float32]) -> npt.NDArray[Any]:
         """Run the network on an array (B, 1, x, y, z)."""
         with torch.no_grad():
-            scores = self.network(torch.from_numpy(np.load(source)).to(self.device))
+            scores = self.network(torch.from_numpy(batch).to(self.device))
         scores = scores[0] if isinstance(scores, (tuple, list)) else scores
-        np.save(target, scores.float().cpu().numpy())
+        return np.asarray(scores.float().cpu().numpy())
 
 
-def load(model: dict[str, Any], device: str) -> Model:
+def load(model: dict[str, Any], device: str, root: Path) -> Model:
     """Return the model."""
-    return Model(model, device)
+    return Model(model, device, root)
