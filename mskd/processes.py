@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # torch takes seconds to import, and the command line asks he
 T = TypeVar("T")
 # One process may have a day's work more to do than the others: it alone caches what a job before did not.
 PATIENCE = timedelta(days=1)
-GRACE_S = 3.0  # torchrun needs a moment to see which process failed first, and to end the others
+GRACE_S = 15.0  # torchrun needs a moment, on a busy machine some, to see who failed first and to end the others
 
 
 class LostProcessError(MskdError):
