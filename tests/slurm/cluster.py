@@ -12,6 +12,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ PartitionName=gpu Nodes=g1 PriorityTier=1 DefMemPerCPU=500 DefaultTime=10 MaxTim
 PartitionName=urgent Nodes=g1 PriorityTier=10 PreemptMode=OFF DefMemPerCPU=500 DefaultTime=10 MaxTime=120 State=UP
 """
 SETTINGS = Path("/etc/slurm")
+PREFIX = "slurm"  # of the clusters' folders, in the folder for temporary files
 FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 
 
@@ -120,8 +122,12 @@ class Cluster:
 
     @staticmethod
     def occupied() -> list[Path]:
-        """Return the settings of a Slurm that is not this one: of the machine itself, or of tests that were killed."""
-        return [path for path in (SETTINGS / name for name in FILES) if path.is_symlink() or path.exists()]
+        """Return the settings of a Slurm that is not this one; what tests left that were killed is removed."""
+        places = [SETTINGS / name for name in FILES]
+        for path in places:
+            if path.is_symlink() and _is_left_over(path.readlink()):
+                path.unlink()
+        return [path for path in places if path.is_symlink() or path.exists()]
 
     def start(self) -> None:
         """Start munge, the controller and the nodes; return once all nodes are idle."""
@@ -230,6 +236,16 @@ class Cluster:
         path = self.root / f"{name}.pid"
         if path.exists():
             _kill(int(path.read_text()), number)
+
+
+def _is_left_over(settings: Path) -> bool:
+    """Return whether settings are those of a tests' cluster whose controller is gone."""
+    if not (settings.parent.name.startswith(PREFIX) and settings.parent.parent == Path(tempfile.gettempdir())):
+        return False
+    try:
+        return not Path(f"/proc/{int((settings.parent / 'slurmctld.pid').read_text())}").exists()
+    except (OSError, ValueError):
+        return not settings.exists()
 
 
 def processes_of(job: str) -> list[int]:

@@ -13,7 +13,7 @@ import pytest
 from mskd.provenance import made_by
 from tests.workflow.project import Project
 
-from .cluster import Cluster
+from .cluster import PREFIX, Cluster
 from .runs import make_slurm_project
 
 LONG = 400  # steps: some seconds of training, so that a fault finds one under way
@@ -29,10 +29,10 @@ def cluster() -> Iterator[Cluster]:
         pytest.skip("the cluster's daemons need root")
     if occupied := Cluster.occupied():
         pytest.skip(
-            f"another Slurm is set up here ({', '.join(map(str, occupied))}); where tests that were killed left this:"
-            " end their slurmd, slurmctld and munged and remove it"
+            f"another Slurm is set up here ({', '.join(map(str, occupied))}); where tests that were killed left it:"
+            " end their slurmd, slurmctld and munged"
         )
-    with tempfile.TemporaryDirectory(prefix="slurm") as folder:  # a short path: sockets have no long ones
+    with tempfile.TemporaryDirectory(prefix=PREFIX) as folder:  # a short path: sockets have no long ones
         started = Cluster(Path(folder))
         try:
             started.start()
