@@ -156,6 +156,16 @@ class Graph:
         """Return the files of a teacher that exists already."""
         return model_files(self.study.teachers[teacher])
 
+    def check_given_teachers(self) -> None:
+        """Look whether the files of all teachers that exist already are there; Snakemake tells it less well, later.
+
+        Raises:
+            MskdError: If one's are not.
+        """
+        for teacher, section in self.study.teachers.items():
+            if section.given:
+                self.teacher_files(teacher)
+
     def said_files(self, teacher: str, dataset: str, block: str) -> list[Path]:
         """Return what caching a block reads of raw data, where the teacher exists already: scans, segmentations."""
         if not self.study.teachers[teacher].given:
