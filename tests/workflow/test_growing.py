@@ -134,20 +134,13 @@ def test_status_tells_what_is_stale(grown: Project, tmp_path: Path) -> None:
     assert why["tabulate"] == "follows"
 
 
-@pytest.mark.parametrize(
-    ("kind", "path", "found"),
-    [("nnunetv2", "data/nowhere", "no such folder"), ("monai_bundle", "data/nowhere", "no such folder")],
-)
-def test_a_teacher_that_is_not_there_is_an_error_without_a_traceback(
-    grown: Project, tmp_path: Path, kind: str, path: str, found: str
-) -> None:
+@pytest.mark.parametrize("kind", ["mskd", "nnunetv2", "monai_bundle", "onnx"])
+def test_a_teacher_that_is_not_there_is_an_error_without_a_traceback(grown: Project, tmp_path: Path, kind: str) -> None:
     project = copy_of(grown, tmp_path)
-    project.edit_study(
-        lambda study: study["teachers"].update(second={"kind": kind, "path": path, "classes": {1: "spleen"}})
-    )
+    second = {"kind": kind, "path": "data/nowhere", "classes": {1: "spleen"}}
+    project.edit_study(lambda study: study["teachers"].update(second=second))
     done = project.snakemake("--dry-run", check=False)
     said = done.stdout + done.stderr
     assert done.returncode != 0
-    assert path in said
-    assert found in said
+    assert "data/nowhere" in said
     assert "Traceback" not in said
