@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import product
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from torch import Tensor
 from mskd.config.study import Study
 
 Triple = tuple[int, int, int]
+Precision = Literal["float32", "bfloat16"]
 AIR = -1.0  # normalised intensity outside the scan
 FAR = 10.0  # score of the background where no window looked
 
@@ -32,12 +33,14 @@ class Windows:
         overlap: Share that neighbours have in common.
         stride: Voxels of which window positions are multiples (the network's coarsest stride).
         batch_size: Windows per forward pass.
+        precision: What the network computes in; blending is float32 always.
     """
 
     size: Triple
     overlap: float
     stride: Triple
     batch_size: int = 1
+    precision: Precision = "float32"
 
     def padded(self, shape: Sequence[int]) -> Triple:
         """Return the shape after padding at the far ends."""
@@ -59,7 +62,8 @@ class Windows:
 def study_windows(study: Study) -> Windows:
     """Return the sliding window of a study."""
     inference = study.inference
-    return Windows(study.window, inference.overlap, study.network.coarsest_stride, inference.batch_size)
+    stride = study.network.coarsest_stride
+    return Windows(study.window, inference.overlap, stride, inference.batch_size, inference.precision)
 
 
 @dataclass
@@ -183,7 +187,9 @@ def _computed(
     starts = starts or everywhere[:1]  # a scan without a body: one window says how many channels there are
     for chunk in _batches(starts, windows.batch_size):
         batch = torch.stack([_window(image, start, windows.size, prepare) for start in chunk])[:, None]
-        scores, features = _run(forward, batch.to(device), twice)
+        batch = batch.to(device)
+        with torch.autocast(batch.device.type, torch.bfloat16, enabled=windows.precision == "bfloat16"):
+            scores, features = _run(forward, batch, twice)
         scores = scores.float().cpu()
         features = {tap: feature.float().cpu() for tap, feature in features.items()}
         for index, start in enumerate(chunk):

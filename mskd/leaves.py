@@ -121,6 +121,7 @@ def cache_leaves(study: Study, teacher: str, run: str) -> Leaves:
         "cache": cache_settings(study.cache, logits_alone=has_logits_alone(run)).to_json(),
         "hu_clip": study.preprocessing.hu_clip,
         **_window_leaves(study),
+        **_precision_leaves(study),
     }
 
 
@@ -173,6 +174,7 @@ def predict_leaves(study: Study) -> Leaves:
         "largest_component": study.evaluation.largest_component,
         "hu_clip": study.preprocessing.hu_clip,
         **_window_leaves(study),
+        **_precision_leaves(study),
     }
 
 
@@ -228,6 +230,12 @@ def _network_leaves(study: Study, training: Training) -> Leaves:
 
 def _window_leaves(study: Study) -> Leaves:
     return {"window": study.window, "overlap": study.inference.overlap, "threads": study.inference.threads}
+
+
+def _precision_leaves(study: Study) -> Leaves:
+    """Leaves of inference that is asked of finished networks; validation while they are trained is float32."""
+    precision = study.inference.precision
+    return {} if precision == "float32" else {"precision": precision}
 
 
 def _values(study: Study, organs: list[str]) -> dict[str, int]:

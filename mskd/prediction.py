@@ -18,7 +18,7 @@ from mskd.checks.intensities import require_hu
 from mskd.console import log
 from mskd.device import pick_device
 from mskd.geometry import Affine, Geometry
-from mskd.inference import Windows, score_planes
+from mskd.inference import Precision, Windows, score_planes
 from mskd.models import Model, load_model
 from mskd.preparation import prepare_arrays
 from mskd.prepared import normalise
@@ -94,6 +94,7 @@ def predict_scan(
     *,
     probabilities: Collection[str] = (),
     fast: bool = False,
+    precision: Precision = "float32",
     force: bool = False,
     device: torch.device | str = "cpu",
 ) -> Prediction:
@@ -106,6 +107,7 @@ def predict_scan(
         name: For messages.
         probabilities: Organs whose probability is wanted too.
         fast: Windows overlap by a quarter at most: about three times fewer of them.
+        precision: What the network computes in.
         force: Take a scan whose intensities are not those of a CT in HU.
         device: Where to compute; a GPU whose memory runs out hands over to the CPU.
 
@@ -122,7 +124,7 @@ def predict_scan(
         prepared.image,
         prepared.body,
         prepared.geometry,
-        Windows(model.window, overlap, model.stride, WINDOWS_AT_A_TIME),
+        Windows(model.window, overlap, model.stride, WINDOWS_AT_A_TIME, precision),
         largest_component=model.largest_component,
         probabilities=probabilities,
     )

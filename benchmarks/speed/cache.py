@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -35,7 +36,11 @@ def pairs(options: Options) -> list[Pair]:
     work = f"{TEACHERS} teachers over one scan, their logits stored (preset balanced, window {options.window}³)"
     against = f"{TEACHERS} runs of MONAI's inferer, logits as .nii.gz"
     note = "our cache holds margins alone, without features, as the other side has none"
-    return [Pair("cache_monai", work, "ours", "monai", against, ("monai",), 0.4, _check, note)]
+    half = f"{note}; ours computes in bfloat16 (`inference.precision`), the other side in float32, as its users get it"
+    return [
+        Pair("cache_monai", work, "ours", "monai", against, ("monai",), 0.4, _check, note),
+        Pair("cache_monai_bfloat16", work, "ours_bfloat16", "monai", against, ("monai",), 0.4, _check, half),
+    ]
 
 
 def set_up(folder: Path, options: Options) -> None:
@@ -54,7 +59,12 @@ def weights_file(folder: Path, number: int) -> Path:
     return folder / f"teacher{number}.safetensors"
 
 
-def storing(folder: Path, options: Options, teachers: int = TEACHERS) -> Work:
+def storing(
+    folder: Path,
+    options: Options,
+    teachers: int = TEACHERS,
+    precision: Literal["float32", "bfloat16"] = "float32",
+) -> Work:
     """Return work that asks so many teachers and stores what they say, as the stage does it."""
     from mskd.cache.encoding import encode_targets
     from mskd.cache.settings import cache_settings
@@ -66,7 +76,9 @@ def storing(folder: Path, options: Options, teachers: int = TEACHERS) -> Work:
     from mskd.teachers.base import TeacherTargets
 
     networks = [our_network(options, weights_file(folder, n)).eval().to(options.device) for n in range(teachers)]
-    windows = Windows((options.window,) * 3, 0.5, network_settings(options).coarsest_stride, WINDOWS_AT_A_TIME)
+    stride = network_settings(options).coarsest_stride
+    exact = Windows((options.window,) * 3, 0.5, stride, WINDOWS_AT_A_TIME)
+    windows = replace(exact, precision=precision)
     settings = cache_settings(Cache(), logits_alone=True)
 
     def store(number: int, said: TeacherTargets, case: PreparedCase, body: Any) -> None:
@@ -75,7 +87,7 @@ def storing(folder: Path, options: Options, teachers: int = TEACHERS) -> Work:
         place, affine = folder / f"cached{number}.zarr", case.geometry.affine
         write_store(place, arrays, key="speed", level=settings.level, affine=affine, attributes={})
 
-    def said_by(network: Any, image: Any, body: Any) -> TeacherTargets:
+    def said_by(network: Any, image: Any, body: Any, windows: Windows = windows) -> TeacherTargets:
         found = sliding_window(lambda x: (network(x), {}), image, windows, body=body, device=options.device)
         return TeacherTargets(margins(torch.from_numpy(found.scores)[None])[0].numpy(), {}, {})
 
@@ -98,12 +110,16 @@ def storing(folder: Path, options: Options, teachers: int = TEACHERS) -> Work:
         _case, image, body = read()
         stores = [TargetStore(folder / f"cached{number}.zarr", "scan") for number in range(teachers)]
         said = [_sigmoid(said_by(network, image, body).margins) for network in networks]  # before they are coded
+        bounds = [stored.attributes["arrays"]["logits"]["probability_bound"]["1.0"] for stored in stores]
         errors = [
-            float(np.abs(_sigmoid(stored.read("logits")) - p)[:, body].max())
-            / stored.attributes["arrays"]["logits"]["probability_bound"]["1.0"]
-            for stored, p in zip(stores, said, strict=True)
+            float(np.abs(_sigmoid(stored.read("logits")) - p)[:, body].max()) / bound
+            for stored, p, bound in zip(stores, said, bounds, strict=True)
         ]
-        return {"probabilities": said, "error_of_bound": max(errors), "body": body}
+        rounded = [
+            float(np.abs(_sigmoid(said_by(network, image, body, exact).margins) - p)[:, body].max()) / bound
+            for network, p, bound in zip(networks, said, bounds, strict=True)
+        ]
+        return {"probabilities": said, "error_of_bound": max(errors), "rounding_of_bound": max(rounded), "body": body}
 
     return Work(run, answer)
 
@@ -158,6 +174,11 @@ def _check(ours: Answer, theirs: Answer) -> list[Check]:
             "stored probabilities against the network's own, largest error / stated bound", ours["error_of_bound"], 1
         ),
         Check(
+            "the network's own probabilities against the same in float32, largest difference / stated bound",
+            ours["rounding_of_bound"],
+            1,
+        ),
+        Check(
             f"probabilities in the body within {CLOSE:g} of theirs (%), least of the teachers", 100 * close, 99.9, ">="
         ),
         Check("largest probability of an organ, so that there is something to compare", _top(theirs), 0.5, ">="),
@@ -168,4 +189,4 @@ def _top(answer: Answer) -> float:
     return min(float(p.max()) for p in answer["probabilities"])
 
 
-SIDES = {"ours": storing, "monai": _monai}
+SIDES = {"ours": storing, "ours_bfloat16": partial(storing, precision="bfloat16"), "monai": _monai}

@@ -18,6 +18,11 @@ class Inference(Section):
     )
     overlap: float = key(0.5, "share of the window that neighbours have in common", ge=0, lt=1)
     batch_size: int = key(2, "windows per forward pass", unit="windows", ge=1)
+    precision: Literal["float32", "bfloat16"] = key(
+        "float32",
+        "what networks compute in for targets and predictions; bfloat16 takes about half the time on CPUs that have it "
+        "(AVX-512 BF16, AMX) and is meant for GPUs, but takes three times as long on other CPUs",
+    )
     threads: int = key(2, "CPU threads of each process of an inference job", unit="threads", ge=1)
     gpus: int = key(
         1,

@@ -27,6 +27,7 @@ from mskd.device import pick_device
 from mskd.dicom import Series
 from mskd.dicom_segmentation import write_segmentation, write_series
 from mskd.errors import ConfigError, DataError, MskdError
+from mskd.inference import Precision
 from mskd.leaves import stage_code
 from mskd.measurements import COLUMNS, organ_measurements
 from mskd.models import Model, load_model
@@ -50,6 +51,7 @@ class Wanted:
         probabilities: `<name>/<organ>_probability.nii.gz`, in steps of 1/255.
         dicom_seg: `<name>.seg.dcm`; for a scan that is no DICOM also the series that it refers to, `<name>_series/`.
         fast: Windows overlap by a quarter at most.
+        precision: What the network computes in.
         force: Scans are taken whose intensities are not those of a CT.
     """
 
@@ -57,6 +59,7 @@ class Wanted:
     probabilities: bool = False
     dicom_seg: bool = False
     fast: bool = False
+    precision: Precision = "float32"
     force: bool = False
 
 
@@ -192,6 +195,7 @@ def _predict_source(model: Model, source: ScanSource, record: Path, wanted: Want
         source.name,
         probabilities=list(model.labels) if wanted.probabilities else (),
         fast=wanted.fast,
+        precision=wanted.precision,
         force=wanted.force,
         device=device,
     )

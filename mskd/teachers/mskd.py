@@ -60,7 +60,8 @@ def load(study: Study, teacher: str, run: str, device: torch.device) -> Windowed
     model = load_model(section.path, device)
     names = ["background", *model.labels]
     low, high = model.preprocessing.hu_clip
-    windows = Windows(model.window, model.overlap, model.stride, batch_size=study.inference.batch_size)
+    inference = study.inference
+    windows = Windows(model.window, model.overlap, model.stride, inference.batch_size, inference.precision)
     spec = Spec(model.preprocessing, windows, (low + high) / 2, (high - low) / 2, names)
     channels = organ_channels(study, teacher, names)
     return WindowedTeacher(

@@ -69,6 +69,7 @@ def load(study: Study, teacher: str, run: str, device: torch.device) -> TrainedT
             f"  expected: {study.preprocessing}\n  found:    {model.preprocessing}\n"
             "  way out:  train it again (run the workflow), or restore the study's preprocessing"
         )
-    windows = Windows(model.window, model.overlap, model.stride, batch_size=study.inference.batch_size)
+    inference = study.inference
+    windows = Windows(model.window, model.overlap, model.stride, inference.batch_size, inference.precision)
     taps = [] if is_part(run) else study.cache.taps
     return TrainedTeacher(model, list(model.labels), taps, windows, device)

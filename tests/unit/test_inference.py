@@ -11,10 +11,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from mskd.inference import AIR, FAR, Windows, score_planes, sliding_window
+from mskd.config.loading import parse_study
+from mskd.inference import AIR, FAR, Precision, Windows, score_planes, sliding_window, study_windows
 from mskd.prediction import keep_largest
 
 WINDOWS = Windows((8, 8, 4), 0.5, (4, 4, 2))
+STUDY: dict[str, object] = {
+    "study": "tiny",
+    "organs": ["liver"],
+    "datasets": {"liver": {"path": "/d/liver", "label_map": {1: "liver"}}},
+    "methods": {"mskd": {}},
+}
 edges = st.integers(1, 21)
 
 
@@ -89,6 +96,28 @@ class TestPointwiseNetwork:
         found = sliding_window(lambda x: (pointwise(x)[0].bfloat16(), {}), noise((8, 8, 4)), WINDOWS)
         assert found.scores.dtype == np.float32
         assert found.features == {}
+
+
+class TestPrecision:
+    def test_bfloat16_rounds_what_the_network_computes_and_no_more(self) -> None:
+        torch.manual_seed(0)
+        network, image = torch.nn.Conv3d(1, 2, 3, padding=1), noise((20, 16, 8))
+        found: dict[Precision, NDArray[np.float32]] = {}
+        precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+        for precision in precisions:
+            windows = Windows(WINDOWS.size, WINDOWS.overlap, WINDOWS.stride, 2, precision)
+            outputs = sliding_window(lambda x: (network(x), {"tap": network(x)}), image, windows)
+            assert outputs.scores.dtype == outputs.features["tap"].dtype == np.float32
+            pieces = list(score_planes(lambda x: (network(x), {}), image, windows))
+            np.testing.assert_allclose(np.concatenate(pieces, axis=-1), outputs.scores, atol=1e-6)
+            found[precision] = outputs.scores
+        error = np.abs(found["bfloat16"] - found["float32"]).max()
+        assert 1e-4 < error < 27 * 2**-8  # 27 products of numbers below 1, each rounded to 8 bits
+
+    def test_the_study_says_which(self) -> None:
+        study = parse_study({**STUDY, "inference": {"precision": "bfloat16"}})
+        assert study_windows(study).precision == "bfloat16"
+        assert study_windows(parse_study(STUDY)).precision == "float32"
 
 
 class TestBlending:

@@ -62,6 +62,8 @@ CHANGES: list[tuple[str, Any, set[str]]] = [
     ("inference/window", [96, 96, 96], set()),  # the training patch, as without it
     ("inference/window", [64, 64, 64], NETWORKS | TARGETS | {"predict"}),
     ("inference/batch_size", 7, set()),
+    ("inference/precision", "bfloat16", {"cache", "predict"}),
+    ("inference/precision", "float32", set()),
     ("datasets/liver/label_map", {1: "liver", 2: "liver"}, {"prepare liver", "evaluate liver", "tabulate"}),
     ("datasets/liver/label_map", {1: "liver", 2: "ignore"}, {"prepare liver", "evaluate liver", "tabulate"}),
     ("datasets/liver/withheld", True, {"prepare liver"}),

@@ -250,6 +250,25 @@ def test_fast_takes_fewer_windows(model: Path, monkeypatch: pytest.MonkeyPatch) 
     assert seen[1] < seen[0]
 
 
+def test_bfloat16_gives_nearly_the_same_labels(model: Path, tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(scan(), AFFINE), tmp_path / "a.nii.gz")
+    labels = {}
+    for name, more in (("exact", []), ("half", ["--bfloat16"])):
+        out = str(tmp_path / name)
+        said = CliRunner().invoke(
+            app, ["predict", "-m", str(model), "-i", str(tmp_path / "a.nii.gz"), "-o", out, "--probabilities", *more]
+        )
+        assert said.exit_code == 0, said.output
+        labels[name] = np.asanyarray(nib.load(Path(out) / "a.nii.gz").dataobj)  # type: ignore[attr-defined]
+    assert len(np.unique(labels["exact"])) > 1
+    assert (labels["exact"] == labels["half"]).mean() > 0.99
+    probability = [
+        nib.load(tmp_path / name / "a" / "liver_probability.nii.gz").get_fdata()  # type: ignore[attr-defined]
+        for name in ("exact", "half")
+    ]
+    assert 0 < np.abs(probability[0] - probability[1]).max() < 0.1
+
+
 def test_memory_of_a_gpu_that_runs_out_falls_back_to_the_cpu(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mskd import prediction
 
