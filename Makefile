@@ -52,7 +52,7 @@ test: setup ## run the tests that need no cluster and no GPU
 test-slurm: setup slurm-packages ## a small study through the Slurm profile, on a real cluster on this machine (root)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm/test_smoke.py $(PYTEST_ARGS) -n 0
 
-test-slurm-faults: setup slurm-packages ## the same with jobs that are killed, starved, preempted (root; half an hour)
+test-slurm-faults: setup slurm-packages ## the same with jobs that are killed, starved, preempted (root; an hour)
 	@MSKD_FAULTS="$(CURDIR)/benchmarks/results/faults.jsonl" PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/pytest tests/slurm $(PYTEST_ARGS) -n 0
 
 test-teachers: setup .venv-nnunet/bin/nnUNetv2_train ## teachers of other tools, nnU-Net v2 in an environment of its own (a few minutes)

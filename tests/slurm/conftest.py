@@ -14,7 +14,7 @@ from mskd.provenance import made_by
 from tests.workflow.project import Project
 
 from .cluster import PREFIX, Cluster
-from .runs import make_slurm_project
+from .runs import Running, make_slurm_project
 
 LONG = 400  # steps: some seconds of training, so that a fault finds one under way
 SOME_SECONDS = 3000  # steps, until Slurm has come to preempt a job
@@ -45,6 +45,23 @@ def cluster() -> Iterator[Cluster]:
 def done(cluster: Cluster) -> set[str]:
     """The jobs of earlier tests."""
     return {job.id for job in cluster.jobs()}
+
+
+Begin = Callable[[Project], Running]
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """Start runs in the background; those that a failing test leaves are ended, so that they disturb no other."""
+    runs: list[Running] = []
+
+    def started(project: Project) -> Running:
+        runs.append(Running(project))
+        return runs[-1]
+
+    yield started
+    for run in runs:
+        run.end()
 
 
 Record = Callable[[str, float], None]

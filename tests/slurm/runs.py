@@ -67,6 +67,12 @@ class Running:
         os.kill(self.process.pid, signal.SIGKILL)
         self.process.wait()
 
+    def end(self) -> None:
+        """Kill Snakemake, and what of it runs outside the cluster, where they still run."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
+
     def finish(self, seconds: float = 600) -> tuple[int, str]:
         """Wait for the end; return the exit status and what was said."""
         code = self.process.wait(seconds)

@@ -10,11 +10,10 @@ import pytest
 from tests.workflow.project import Project
 
 from .cluster import Cluster, wait_for
-from .conftest import LONG, SOME_SECONDS, Record
+from .conftest import LONG, SOME_SECONDS, Begin, Record
 from .runs import (
     CHECKPOINT_EVERY,
     NEVER,
-    Running,
     documented,
     failed_s,
     lost_s,
@@ -53,9 +52,10 @@ def test_a_job_that_is_told_to_stop_loses_no_step(
     command: list[str],
     fault: str,
     record: Record,
+    begin: Begin,
 ) -> None:
     project = make_slurm_project(tmp_path / "project", LONG, checkpoint_every=NEVER)
-    run = Running(project)
+    run = begin(project)
     job = training_under_way(project, cluster, done, checkpoint=False)
     before = project.artefacts()
     subprocess.run([*command, job.id], check=True)
@@ -101,9 +101,10 @@ def test_a_job_that_slurm_preempts(
     fault: str,
     ends: list[tuple[str, int]],
     record: Record,
+    begin: Begin,
 ) -> None:
     project = make_slurm_project(tmp_path / "project", student_steps=SOME_SECONDS, checkpoint_every=NEVER)
-    run = Running(project)
+    run = begin(project)
     with cluster.grace("gpu", grace_s):
         job = training_under_way(project, cluster, done, checkpoint=False)
         before = project.artefacts()
@@ -121,10 +122,10 @@ def test_a_job_that_slurm_preempts(
 
 
 def test_a_node_that_crashes(
-    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], record: Record
+    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], record: Record, begin: Begin
 ) -> None:
     project = make_slurm_project(tmp_path / "project", LONG)
-    run = Running(project)
+    run = begin(project)
     job = training_under_way(project, cluster, done)
     before = project.artefacts()
     cluster.crash("g1")
@@ -143,10 +144,10 @@ def test_a_node_that_crashes(
 
 
 def test_snakemake_itself_is_killed(
-    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], record: Record
+    cluster: Cluster, undisturbed_long: Project, tmp_path: Path, done: set[str], record: Record, begin: Begin
 ) -> None:
     project = make_slurm_project(tmp_path / "project", LONG)
-    run = Running(project)
+    run = begin(project)
     training_under_way(project, cluster, done)
     before = project.artefacts()
     run.kill()
@@ -160,12 +161,12 @@ def test_snakemake_itself_is_killed(
 
 
 def test_a_time_limit_in_the_middle_of_a_training(
-    cluster: Cluster, tmp_path: Path, done: set[str], record: Record
+    cluster: Cluster, tmp_path: Path, done: set[str], record: Record, begin: Begin
 ) -> None:
     expected = make_slurm_project(tmp_path / "expected", student_steps=BEYOND_A_MINUTE)
     expected.snakemake()
     project = make_slurm_project(tmp_path / "project", student_steps=BEYOND_A_MINUTE)
-    run = Running(project)
+    run = begin(project)
     job = training_under_way(project, cluster, done)
     before = project.artefacts()
     subprocess.run(["scontrol", "update", f"JobId={job.id}", "TimeLimit=1"], check=True)
