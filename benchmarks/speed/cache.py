@@ -39,7 +39,17 @@ def pairs(options: Options) -> list[Pair]:
     half = f"{note}; ours computes in bfloat16 (`inference.precision`), the other side in float32, as its users get it"
     return [
         Pair("cache_monai", work, "ours", "monai", against, ("monai",), 0.4, _check, note),
-        Pair("cache_monai_bfloat16", f"{work}, bfloat16", "ours_bfloat16", "monai", against, ("monai",), 0.4, _check, half),
+        Pair(
+            "cache_monai_bfloat16",
+            f"{work}, bfloat16",
+            "ours_bfloat16",
+            "monai",
+            against,
+            ("monai",),
+            0.4,
+            _check,
+            half,
+        ),
     ]
 
 
