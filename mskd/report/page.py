@@ -133,7 +133,7 @@ def _summary(inputs: ReportInputs, dataset: str, role: str) -> Summary:
     if UPPER_BOUND in percent:
         gap = percent[UPPER_BOUND] - percent[first]
         side = "below" if gap >= 0 else "above"
-        sentences.append(f"{abs(gap):.2f} points {side} {names[UPPER_BOUND]}, the upper bound.")
+        sentences.append(f"{abs(gap):.2f} points {side} {names[UPPER_BOUND]}.")
     sentences += _evidence(inputs, dataset, role, names)
     if role == "resubstitution":
         sentences.append("Scored on training cases: a proof that files go through, no claim of accuracy.")
