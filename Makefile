@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 CORES ?= all
-PYTEST_ARGS ?= -n auto
+PYTEST_ARGS ?= -n auto --dist loadgroup
 KILLS ?= 20
 FUZZ_SECONDS ?= 60
 FLIPS ?= 5000

@@ -18,6 +18,8 @@ from mskd.training.cases import TrainingCase
 
 from .project import Project, copy_of
 
+pytestmark = pytest.mark.xdist_group("cross_fitting")  # one worker, so that the module's study is made once
+
 PARTS = 2
 RUN = "fold0-seed0"
 ORGANS = ("liver", "spleen")

@@ -9,6 +9,8 @@ import pytest
 
 from .project import Project, make_project
 
+pytestmark = pytest.mark.xdist_group("gpus")  # one worker, so that the module's study is made once
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:

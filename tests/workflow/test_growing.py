@@ -15,6 +15,8 @@ import pytest
 
 from .project import AFFINE, Project, copy_of, make_project
 
+pytestmark = pytest.mark.xdist_group("growing")  # one worker, so that the module's study is made once
+
 STUDENT = ["models/mskd", "predictions/mskd/*", "scores/mskd/*", "metrics.csv"]
 RUN = "fold0-seed0"
 
