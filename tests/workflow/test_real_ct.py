@@ -19,6 +19,7 @@ STEPS = 100  # enough that a prediction on mirrored or shifted axes could not ov
 
 pytestmark = [
     pytest.mark.data,
+    pytest.mark.xdist_group("real_ct"),  # one worker, so that the study is run once
     pytest.mark.skipif(
         not (DATA / "real_ct").is_dir(), reason=f"no real CT files at {DATA}/real_ct: set MSKD_DATA to their folder"
     ),
