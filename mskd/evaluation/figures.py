@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -21,6 +22,7 @@ _PALETTE = (
     *("#999999", "#F0E442", "#8C6BB1", "#8C510A", "#333333"),
 )
 _OURS, _OURS_COLOUR = "mskd", "#D55E00"
+_FAR_OFF_POINTS = 10.0  # and four times the usual difference: such a row would leave no room for the others
 # Nothing of the machine, of the time, or of a random salt goes into the files.
 DRAWING_STYLE: dict[Any, Any] = {
     "svg.hashsalt": "mskd",
@@ -154,6 +156,9 @@ def difference_plot(
 ) -> Figure | None:
     """Draw the difference in mean Dice of rows to the reference row with its interval; None where there is none.
 
+    A row that is far off, as where a network learned next to nothing, stands at the edge with its number, so that the
+    others stay readable.
+
     Args:
         differences: As `mskd.evaluation.statistics.difference_table` gives it.
         dataset: Which dataset to draw.
@@ -173,11 +178,25 @@ def difference_plot(
     figure = new_figure(6.5, 1.1 + 0.28 * len(shown))
     with mpl.rc_context(DRAWING_STYLE):
         axes = figure.add_subplot()
-        for place, method in enumerate(shown):
-            middle, low, high = (100 * rows[method][name] for name in ("difference", "ci_low", "ci_high"))
+        points = [[100 * rows[method][name] for name in ("difference", "ci_low", "ci_high")] for method in shown]
+        far = max(_FAR_OFF_POINTS, 4 * float(np.median(np.abs(points).max(1))))
+        for place, (method, (middle, low, high)) in enumerate(zip(shown, points, strict=True)):
             colour = _OURS_COLOUR if rows[method]["p_holm"] < SIGNIFICANT else "#555555"
-            axes.plot([low, high], [place, place], "-", color=colour, linewidth=1.6)
-            axes.plot(middle, place, "o", color=colour, markersize=5)
+            if abs(middle) > far:
+                sign, side = (1, "right") if middle > 0 else (-1, "left")
+                axes.plot(sign * far, place, ">" if sign > 0 else "<", color=colour, markersize=6)
+                axes.annotate(
+                    f"{middle:+.1f}".replace("-", "\N{MINUS SIGN}"),
+                    (sign * far, place),
+                    (-8 * sign, 0),
+                    textcoords="offset points",
+                    ha=side,
+                    va="center",
+                    fontsize=9,
+                )
+            else:
+                axes.plot([low, high], [place, place], "-", color=colour, linewidth=1.6)
+                axes.plot(middle, place, "o", color=colour, markersize=5)
         axes.axvline(0, color="black", linewidth=0.8)
         axes.set_yticks(range(len(shown)), [plain_text((labels or {}).get(method, method)) for method in shown])
         axes.invert_yaxis()

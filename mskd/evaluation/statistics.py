@@ -215,7 +215,7 @@ def _differences(
                     | {"organ": organ, "measure": name, "n": n, "difference": float(_difference(pair[:, None]).item())}
                     | {"ci_low": low, "ci_high": high, "direction": _direction(*sides), "p": tested[-1]}
                 )
-            corrected = _holm(tested) if tested else []
+            corrected = _holm(tested) if tested else ()
             yield from ({**row, "p_holm": float(p)} for row, p in zip(rows, corrected, strict=True))
 
 
