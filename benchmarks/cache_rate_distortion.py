@@ -6,7 +6,7 @@ encoded anew from those stores, and one student per seed learns from it, scored 
 all variants have the same start and the same patches. `online` computes the teachers in every step instead. Rows are
 written as they come, and what is there is not computed again.
 
-    python benchmarks/cache_rate_distortion.py --study config/phantom_benchmark.yaml --seeds 0 1 2 --jobs 2
+    python benchmarks/cache_rate_distortion.py --study config/phantom_night.yaml --seeds 0 1 2 --jobs 2
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ TRAIN_CASES, VAL_CASES, TEST_CASES = 6, 1, 16  # per dataset; the test cases are
 def main() -> None:
     """Run everything that is missing, then write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--study", type=Path, default=Path("config/phantom_benchmark.yaml"))
+    parser.add_argument("--study", type=Path, default=Path("config/phantom_night.yaml"))
     parser.add_argument("--steps", type=int, default=1000, help="steps of every training")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--jobs", type=int, default=2, help="trainings at the same time")
