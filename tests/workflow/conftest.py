@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,7 @@ def _made_once(folder: Path) -> Project:
     project = Project(folder / "project")
     if (folder / "done").exists():
         return project
+    shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed at it
     make_project(project.root).snakemake()
     (folder / "done").touch()
     return project
