@@ -12,15 +12,15 @@ from typing import Protocol
 from mskd.processes import is_first
 
 REPORT_EVERY_S = 15.0
-Watcher = Callable[[int, int], object]  # (done, total)
+Watcher = Callable[[int, int, int], object]  # (done, total, how many of those done stood already)
 _WATCHER: ContextVar[Watcher | None] = ContextVar("watcher of progress", default=None)
 
 
 class Advance(Protocol):
-    """Reports progress: `advance(1)`, `advance(1, "loss 0.31")`."""
+    """Reports progress: `advance(1)`, `advance(1, "loss 0.31")`, `advance(1, case, stood=True)`."""
 
-    def __call__(self, steps: int = 1, note: str = "") -> None:
-        """Count steps as done."""
+    def __call__(self, steps: int = 1, note: str = "", *, stood: bool = False) -> None:
+        """Count steps as done; `stood`: they were done before, and cost nothing now."""
 
 
 def log(message: str) -> None:
@@ -39,7 +39,8 @@ def watched(by: Watcher) -> Iterator[None]:
     """Tell also somebody else how far the progress inside has come.
 
     Args:
-        by: Told what is done and what there is to do in all, when a progress begins and at each of its steps.
+        by: Told what is done, what there is to do in all, and how much stood already, when a progress begins and at
+            each of its steps.
     """
     before = _WATCHER.set(by)
     try:
@@ -51,17 +52,18 @@ def watched(by: Watcher) -> Iterator[None]:
 @contextmanager
 def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
     """Show progress with an estimate of the time left: a bar on a terminal, a line now and then in a log file."""
-    watcher, count = _WATCHER.get(), done
+    watcher, count, standing = _WATCHER.get(), done, done
     if watcher is not None:
-        watcher(done, total)
+        watcher(done, total, standing)
     shown = _bar if sys.stderr.isatty() and is_first() else _lines
     with shown(title, total, done) as show:
 
-        def advance(steps: int = 1, note: str = "") -> None:
-            nonlocal count
+        def advance(steps: int = 1, note: str = "", *, stood: bool = False) -> None:
+            nonlocal count, standing
             count += steps
+            standing += steps if stood else 0
             if watcher is not None:
-                watcher(count, total)
+                watcher(count, total, standing)
             show(steps, note)
 
         yield advance
@@ -71,7 +73,7 @@ def progress(title: str, total: int, *, done: int = 0) -> Iterator[Advance]:
 def _lines(title: str, total: int, done: int) -> Iterator[Advance]:
     started, last, count = time.monotonic(), time.monotonic(), done
 
-    def advance(steps: int = 1, note: str = "") -> None:
+    def advance(steps: int = 1, note: str = "", *, stood: bool = False) -> None:
         nonlocal last, count
         count += steps
         now = time.monotonic()
@@ -107,7 +109,7 @@ def _bar(title: str, total: int, done: int) -> Iterator[Advance]:
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(title, total=total, completed=done, note="")
 
-        def advance(steps: int = 1, note: str = "") -> None:
+        def advance(steps: int = 1, note: str = "", *, stood: bool = False) -> None:
             bar.update(task, advance=steps, note=note)
 
         yield advance

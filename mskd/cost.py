@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import pandas as pd
 
 from mskd.config.study import Study
-from mskd.job_record import Attempt, all_attempts
+from mskd.job_record import Attempt, all_attempts, read_attempts
 from mskd.layout import Layout
 from mskd.methods.registry import method_facts
 from mskd.models import read_card
@@ -48,8 +48,9 @@ def cost_table(study: Study) -> pd.DataFrame:
     """Return one row per method, means over runs.
 
     `teachers_s` and `caching_s` are what the method needs beforehand: all teachers of a run (those of its parts too,
-    where targets are cross-fitted), and their targets. Empty where no benchmark file of the workflow is there (a stage
-    was run by hand).
+    where targets are cross-fitted), and their targets. All by the records that jobs keep of themselves: a training that
+    was interrupted counts with all its attempts, a job that found its result standing not at all. Empty where there is
+    no record.
     """
     layout = Layout(study.root)
     runs = study.run_names
@@ -108,24 +109,48 @@ def _stage_row(stage: str, jobs: Sequence[Sequence[Attempt]]) -> Mapping[str, ob
     }
 
 
-def _files(layout: Layout, stage: str, pattern: str) -> list[Path]:
-    return sorted((layout.root / "benchmarks" / stage).glob(f"{pattern}.tsv"))
+@dataclass(frozen=True)
+class _Cost:
+    """What a job's result took: seconds, of all that is done, and the peak of its memory."""
+
+    seconds: float
+    memory_mib: float | None
+
+
+def _cost(stage: str, attempts: Sequence[Attempt]) -> _Cost | None:
+    """Return what the result that stands took; None if no attempt at it ended.
+
+    A training counts from the attempt that began with its first step. Of another job the attempts count since it was
+    done before; where some cases stood, the others are taken as their like. Attempts that made nothing do not count.
+    """
+    made = [attempt for attempt in attempts if attempt.made]
+    if not made:  # a job of one piece, which tells of no progress
+        whole = [attempt for attempt in attempts if attempt.outcome == "done"][-1:]
+        return _Cost(whole[0].seconds, whole[0].memory_mib) if whole else None
+    training = stage in ("train_teacher", "train_student")
+    first = len(made) - 1
+    while first > 0 and (made[first].stood if training else made[first - 1].outcome != "done"):
+        first -= 1
+    counted = made[first:]
+    seconds = sum(attempt.seconds for attempt in counted)
+    if not training:
+        seconds *= (counted[-1].total or 0) / sum(attempt.made for attempt in counted)
+    return _Cost(seconds, max((one.memory_mib for one in counted if one.memory_mib is not None), default=None))
+
+
+def _costs(layout: Layout, stage: str, pattern: str) -> list[_Cost]:
+    files = sorted((layout.root / "jobs" / stage).glob(f"{pattern}.jsonl"))
+    found = [_cost(stage, read_attempts(path.with_suffix(".json"))) for path in files]
+    return [cost for cost in found if cost is not None]
 
 
 def _total(layout: Layout, stage: str, pattern: str) -> float | None:
-    values = [_read(path, "s") for path in _files(layout, stage, pattern)]
-    found = [value for value in values if value is not None]
-    return sum(found) if found else None
+    costs = _costs(layout, stage, pattern)
+    return sum(cost.seconds for cost in costs) if costs else None
 
 
 def _peak(layout: Layout, stage: str, pattern: str) -> float | None:
-    values = [_read(path, "max_rss") for path in _files(layout, stage, pattern)]
-    return max((value for value in values if value is not None), default=None)
-
-
-def _read(path: Path, column: str) -> float | None:
-    value = pd.to_numeric(pd.read_csv(path, sep="\t")[column], errors="coerce").iloc[-1]
-    return None if pd.isna(value) else float(value)
+    return max((c.memory_mib for c in _costs(layout, stage, pattern) if c.memory_mib is not None), default=None)
 
 
 def _mean(values: list[float | None]) -> float | None:

@@ -24,6 +24,7 @@ from mskd.config.data import Dataset
 from mskd.config.loading import dump_study
 from mskd.config.study import GIVEN, Study
 from mskd.datasets.folders import files_below
+from mskd.errors import ConfigError
 from mskd.layout import Layout
 from mskd.leaves import Leaves
 from mskd.methods.registry import MethodFacts, method_facts
@@ -47,6 +48,21 @@ class Graph:
             (name, fold): list_cases(study, name, fold) for name in study.datasets for fold in range(study.runs.folds)
         }
         self._of_block = {name: by_block(self._cases[name, 0]) for name in study.datasets}
+
+    def check_names(self) -> None:
+        """Refuse paths that Snakemake would take for patterns.
+
+        Raises:
+            ConfigError: Names the first one.
+        """
+        cases = (case for of_dataset in self._cases.values() for case in of_dataset)
+        paths = (path for case in cases for path in (case.image, *(label.path for label in case.labels)))
+        for path in (self.layout.root, *paths):
+            if set(str(path)) & set("{}"):
+                raise ConfigError(
+                    f"{path}: Snakemake reads braces in a path as a wildcard\n"
+                    "  way out: rename the folder or the file, or reach it through a symbolic link"
+                )
 
     def snapshot(self) -> Path:
         """Write the whole configuration, defaults included, under a name made of its content; jobs read this file.

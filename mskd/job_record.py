@@ -52,6 +52,7 @@ class Running:
         gpus: GPUs that they compute on.
         done: Cases or steps that are done, of those of the first process; None if it has not said.
         total: Those that there are.
+        stood: Of those done, the ones that were done before it began.
         left_s: Seconds left when it wrote this; None if unknown.
     """
 
@@ -64,6 +65,7 @@ class Running:
     gpus: int = 0
     done: int | None = None
     total: int | None = None
+    stood: int | None = None
     left_s: float | None = None
 
     def lives(self, quiet_s: float) -> bool:
@@ -92,6 +94,9 @@ class Attempt:
         gpus: GPUs that they computed on.
         memory_mib: Peak of the largest among the first process and its children; None if unknown.
         gpu_memory_mib: Peak of what the first process held on its GPU; None where it used none, or if unknown.
+        done: Cases or steps that were done at its end, of those of the first process; None if it has not said.
+        total: Those that there were.
+        stood: Of those done, the ones that were done before it began.
     """
 
     outcome: Literal["done", "failed", "killed"]
@@ -104,6 +109,14 @@ class Attempt:
     gpus: int = 0
     memory_mib: float | None = None
     gpu_memory_mib: float | None = None
+    done: int | None = None
+    total: int | None = None
+    stood: int | None = None
+
+    @property
+    def made(self) -> int:
+        """Cases or steps that it did; 0 if unknown."""
+        return 0 if self.done is None or self.stood is None else self.done - self.stood
 
 
 def read_running(path: Path) -> tuple[Running, float] | None:
@@ -152,12 +165,13 @@ def all_attempts(root: Path) -> Iterator[tuple[str, list[Attempt]]]:
 
 @dataclass(frozen=True)
 class _Progress:
-    """How far a job is: what was done when its progress began (by a clock), what is done, what there is in all."""
+    """How far a job is: what was done when its progress began (by a clock), what is done, in all, and stood before."""
 
     clock: float
     first: int
     done: int
     total: int
+    stood: int = 0
 
     def left_s(self) -> float | None:
         """Return the seconds left at the mean speed so far."""
@@ -207,16 +221,19 @@ class JobRecord:
             gpus=self.gpus,
             memory_mib=_peak_memory_mib(),
             gpu_memory_mib=_peak_gpu_memory_mib(),
+            done=self._seen.done if self._seen else None,
+            total=self._seen.total if self._seen else None,
+            stood=self._seen.stood if self._seen else None,
         )
         self._write(lambda: _add_attempt(self._path, attempt))
         self._write(lambda: self._path.unlink(missing_ok=True))
 
-    def progressed(self, done: int, total: int) -> None:
+    def progressed(self, done: int, total: int, stood: int) -> None:
         """Remember how far the job is; the next beat says it."""
         seen = self._seen
         anew = seen is None or done < seen.done or total != seen.total
         clock, first = (time.monotonic(), done) if seen is None or anew else (seen.clock, seen.first)
-        self._seen = _Progress(clock, first, done, total)
+        self._seen = _Progress(clock, first, done, total, stood)
 
     def _beat(self) -> None:
         while not self._ended.wait(BEAT_S):
@@ -234,6 +251,7 @@ class JobRecord:
             gpus=self.gpus,
             done=None if seen is None else seen.done,
             total=None if seen is None else seen.total,
+            stood=None if seen is None else seen.stood,
             left_s=None if seen is None else seen.left_s(),
         )
         write_json(self._path, asdict(running))
@@ -249,7 +267,8 @@ class JobRecord:
             return
         seconds = round(max(0.0, time.time() - quiet_s - old.began), 3)
         where = replace(Attempt("killed", old.began, seconds), host=old.host, slurm_job=old.slurm_job)
-        _add_attempt(self._path, replace(where, processes=old.processes, gpus=old.gpus))
+        where = replace(where, processes=old.processes, gpus=old.gpus)
+        _add_attempt(self._path, replace(where, done=old.done, total=old.total, stood=old.stood))
 
     def _write(self, write: Callable[[], object]) -> None:
         try:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import zarr
-from zarr.codecs import BloscCodec
+from zarr.codecs import BloscCodec, Crc32cCodec
 
 from mskd.errors import MissingArtefactError
 from mskd.geometry import Geometry
@@ -20,6 +20,7 @@ from mskd.storage import atomic_path
 
 FORMAT = 1
 CHUNK = 64
+FILES = "files"  # attribute: size in bytes of every file below the store, its own metadata left out
 Box = tuple[slice, slice, slice]
 
 
@@ -75,19 +76,43 @@ def write_prepared(path: Path, arrays: PreparedArrays, *, key: str, attributes: 
                 "geometry": arrays.geometry.to_json(),
                 "affine": arrays.geometry.affine.tolist(),
                 "made_by": made_by(),
+                FILES: _sizes(part),
             }
         )
     return digests
 
 
 def stored_digests(path: Path, key: str) -> dict[str, str] | None:
-    """Return the digests of a store that stands under this key, or None if it has to be made (again)."""
+    """Return the digests of a store that stands whole under this key, or None if it has to be made (again)."""
     try:
         attributes = zarr.open_group(path, mode="r").attrs.asdict()
     except (FileNotFoundError, ValueError, KeyError):
         return None
     digests = attributes.get("digests")
-    return dict(digests) if attributes.get("key") == key and isinstance(digests, dict) else None
+    if attributes.get("key") != key or not isinstance(digests, dict) or _changed_file(path, attributes):
+        return None
+    return dict(digests)
+
+
+def _sizes(store: Path) -> dict[str, int]:
+    """Return the size of each file of a store's arrays."""
+    files = (file for folder in store.iterdir() if folder.is_dir() for file in folder.rglob("*") if file.is_file())
+    return {file.relative_to(store).as_posix(): file.stat().st_size for file in sorted(files)}
+
+
+def _changed_file(store: Path, attributes: Mapping[str, Any]) -> str:
+    """Return what is wrong with the files of a store, empty if nothing is; Zarr reads a lost one as zeros."""
+    recorded = attributes.get(FILES)
+    if not isinstance(recorded, dict):
+        return "no record of its files"
+    for name, size in recorded.items():
+        try:
+            found = (store / name).stat().st_size
+        except OSError:
+            return f"{name} is missing"
+        if found != size:
+            return f"{name} has {found} bytes instead of {size}"
+    return ""
 
 
 class PreparedCase:
@@ -97,21 +122,17 @@ class PreparedCase:
         """Open a store.
 
         Raises:
-            MissingArtefactError: If there is none, or it is not readable.
+            MissingArtefactError: If there is none, it is not readable, or a file of it is lost or cut off.
         """
         self.case, self.path = case, path
         try:
             self._group = zarr.open_group(path, mode="r")
             self.attributes: dict[str, Any] = dict(self._group.attrs.asdict())
             self.geometry = Geometry.from_json(dict(self.attributes["geometry"]))
+            if changed := _changed_file(path, self.attributes):
+                raise ValueError(changed)
         except (FileNotFoundError, ValueError, KeyError) as error:
-            raise MissingArtefactError(
-                case=case,
-                file=path,
-                expected="a prepared store",
-                found=f"{type(error).__name__}: {error}",
-                fix="run `mskd prepare` for this dataset (or the whole workflow again)",
-            ) from error
+            raise self._unusable(error) from error
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -129,7 +150,21 @@ class PreparedCase:
                 fix="set `withheld: true` for this dataset if its full labels are known, else leave the method out",
             )
         array: Any = self._group[name]
-        return np.asarray(array[box if box is not None else slice(None)])
+        try:
+            return np.asarray(array[box if box is not None else slice(None)])
+        except ValueError as error:  # a checksum
+            raise self._unusable(error) from error
+
+    def _unusable(self, error: Exception) -> MissingArtefactError:
+        dataset, block = self.path.parts[-3:-1]
+        return MissingArtefactError(
+            case=self.case,
+            file=self.path,
+            expected="a whole prepared store",
+            found=f"{type(error).__name__}: {error}",
+            fix=f"delete it if it is there, run `mskd prepare --study STUDY --dataset {dataset} --block {block}`, "
+            "and the workflow again",
+        )
 
     @cached_property
     def foreground(self) -> dict[int, npt.NDArray[np.int32]]:
@@ -159,7 +194,7 @@ def _create(group: zarr.Group, name: str, data: npt.NDArray[Any]) -> None:
         dtype=data.dtype,
         chunks=chunks,
         shards=shards,
-        compressors=BloscCodec(cname="lz4", shuffle="shuffle"),
+        compressors=(BloscCodec(cname="lz4", shuffle="shuffle"), Crc32cCodec()),
         dimension_names=("x", "y", "z") if data.ndim == 3 else None,
     )
     array[...] = data

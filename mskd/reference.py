@@ -111,8 +111,10 @@ def _read(
     return read_labels(path, case, values, shape)
 
 
-def require_affine(found: Affine, path: Path, case: str, affine: Affine, shape: tuple[int, ...]) -> None:
-    """Raise DataError if a label file of the same shape places its voxels elsewhere than its scan."""
+def require_affine(
+    found: Affine, path: Path, case: str, affine: Affine, shape: tuple[int, ...], *, of: str = "its scan"
+) -> None:
+    """Raise DataError if a label file of the same shape places its voxels elsewhere than its scan (`of`)."""
     corners = np.array(list(np.ndindex(2, 2, 2))) * (np.asarray(shape) - 1)
     moved = (np.linalg.inv(affine) @ found - np.eye(4))[:3]
     off = np.abs(corners @ moved[:, :3].T + moved[:, 3]).max(axis=1)  # voxels, the first corner is the first voxel
@@ -120,7 +122,7 @@ def require_affine(found: Affine, path: Path, case: str, affine: Affine, shape: 
         raise DataError(
             case=case,
             file=path,
-            expected=f"the affine of its scan, {np.round(affine, 3).tolist()}",
+            expected=f"the affine of {of}, {np.round(affine, 3).tolist()}",
             found=f"{np.round(found, 3).tolist()}, up to {off.max():.3g} voxels off",
             fix="resample the labels onto the scan, or repair the header that is wrong",
             code="label.affine",

@@ -63,15 +63,31 @@ def read_labels(path: Path, case: str, values: Mapping[int, int], shape: tuple[i
     Raises:
         DataError: If the file cannot be read, has another shape than the scan, or holds fractional values.
     """
-    array, _ = _read(path, case)
+    array, _ = read_label_values(path, case)
     require_shape(array.shape, path, case, shape)
-    array = whole_numbers(array, path, case)
     # in the file's own order of voxels: across it, this took half of the time of preparing a scan
     out = np.zeros_like(array, np.uint8)
     for file_value, study_value in values.items():
         if study_value:
             np.copyto(out, np.uint8(study_value), where=array == file_value)
     return out
+
+
+def read_label_values(path: Path, case: str) -> tuple[npt.NDArray[Any], Affine]:
+    """Read a label file as it is.
+
+    Args:
+        path: NIfTI file.
+        case: Case id, for messages.
+
+    Returns:
+        Integers (X, Y, Z) in the file's own axes, and its 4 × 4 affine.
+
+    Raises:
+        DataError: If the file cannot be read, is not three-dimensional, or holds other than whole numbers.
+    """
+    array, affine = _read(path, case)
+    return whole_numbers(array, path, case), affine
 
 
 def read_stored(path: Path, case: str) -> tuple[npt.NDArray[Any], float, float, Affine]:
@@ -130,12 +146,17 @@ def whole_numbers(array: npt.NDArray[Any], path: Path, case: str) -> npt.NDArray
     rounded = np.rint(array)
     wrong = ~((rounded == array) & (np.abs(array) < 2**53))  # of larger floats each is whole; NaN is not smaller
     if wrong.any():
+        n_unknown = int(np.count_nonzero(~np.isfinite(array)))
         raise DataError(
             case=case,
             file=path,
             expected="whole-number label values",
-            found=f"fractional values such as {array[wrong].flat[0]}",
-            fix="store the labels without interpolation or intensity scaling",
+            found=f"{n_unknown} voxels that are NaN or infinite"
+            if n_unknown
+            else f"fractional values such as {array[wrong].flat[0]}",
+            fix="write 0 there"
+            if n_unknown
+            else "store labels, not probabilities, without interpolation or intensity scaling",
             code="label.fractional",
         )
     return np.asarray(rounded, np.int64)

@@ -24,6 +24,7 @@ from mskd.plan.jobs import STAGES, Job, study_jobs
 from mskd.plan.quantities import duration
 
 METRICS = "metrics.jsonl"  # as mskd.training.journal, whose import would take long
+CHECKPOINT = "checkpoint.safetensors"  # as mskd.training.loop
 QUIET_S = 120.0  # a training whose journal is older than this, and than some of its rows, has probably stopped
 STOPPED = ": stopped after step "  # what a training says that was told to stop, and left a checkpoint
 STOPPED_ERROR = "InterruptedTraining"  # its error, as mskd.training.loop has it
@@ -93,6 +94,7 @@ class TrainingStatus:
         left_s: Seconds left at the speed of its last rows, without validations to come; None if unknown.
         quiet_s: Seconds since its journal was last written.
         running: Whether it seems to run still.
+        resumes: Whether it has a checkpoint to go on from.
     """
 
     name: str
@@ -101,6 +103,7 @@ class TrainingStatus:
     left_s: float | None
     quiet_s: float
     running: bool
+    resumes: bool
 
 
 @dataclass(frozen=True)
@@ -321,9 +324,8 @@ def _stale(jobs: Sequence[Job], unfinished: set[str], outdated: Mapping[Path, st
 def _training_line(training: TrainingStatus) -> str:
     share = f"{training.name}: step {training.step} of {training.steps} ({training.step / training.steps:.0%})"
     if not training.running:
-        return (
-            f"{share}, stopped (last row {duration(training.quiet_s)} ago); run again: it goes on from its checkpoint"
-        )
+        again = "goes on from its checkpoint" if training.resumes else "begins anew, for it left no checkpoint"
+        return f"{share}, stopped (last row {duration(training.quiet_s)} ago); run again: it {again}"
     return f"{share}, {duration(training.left_s)} left" if training.left_s is not None else share
 
 
@@ -343,7 +345,8 @@ def _training(graph: Graph, job: Job) -> TrainingStatus | None:
     step_s = _step_s(rows)
     usual_s = 3 * section.log_every * step_s if step_s else 0.0
     left_s = step_s * (section.steps - rows[-1][0]) if step_s else None
-    return TrainingStatus(job.name, rows[-1][0], section.steps, left_s, quiet_s, quiet_s <= max(QUIET_S, usual_s))
+    running, resumes = quiet_s <= max(QUIET_S, usual_s), (folder / CHECKPOINT).is_file()
+    return TrainingStatus(job.name, rows[-1][0], section.steps, left_s, quiet_s, running, resumes)
 
 
 def _timed_rows(journal: Path) -> list[tuple[int, float]]:
@@ -397,7 +400,7 @@ def _killed_lines(record: Running, tail: Sequence[str]) -> list[str]:
 
 
 def _was_told_to_stop(end: Failure) -> bool:
-    return STOPPED in end.lines[0] or STOPPED_ERROR in end.lines[0]
+    return any(word in end.lines[0] for word in (STOPPED, STOPPED_ERROR, KeyboardInterrupt.__name__))
 
 
 def _failure(job: Job, began: float) -> Failure | None:

@@ -32,11 +32,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield part
+        for file in (found for found in part.rglob("*") if found.is_file()) if part.is_dir() else (part,):
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
         if part.is_dir():
             _replace_folder(part, path)
         else:
-            with part.open("rb") as stream:
-                os.fsync(stream.fileno())
             part.chmod(0o666 & ~_UMASK)  # some libraries write files that their owner alone may read
             part.replace(path)
     except OSError as error:

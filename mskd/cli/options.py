@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,16 +25,23 @@ Processes = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
-def json_mapping(option: str, text: str) -> dict[str, str]:
+def json_mapping(option: str, text: str) -> dict[str, Any]:
     """Return an option's value that is written as a JSON object.
 
     Raises:
         ConfigError: If it is none.
     """
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, _ in pairs]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ConfigError(f"{option}: {twice} occur twice; write each once")
+        return dict(pairs)
+
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=once)
     except ValueError as error:
         raise ConfigError(f"{option}: not valid JSON ({error}); write for example '{{\"liver\": 1}}'") from error
     if not isinstance(value, dict):
         raise ConfigError(f"{option}: found {value!r}; write for example '{{\"liver\": 1}}'")
-    return {str(k): v for k, v in value.items()}
+    return value

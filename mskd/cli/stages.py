@@ -192,9 +192,15 @@ def predict(
 def evaluate(
     reference: Annotated[Path | None, typer.Option(help="Folder of reference labels.")] = None,
     prediction: Annotated[Path | None, typer.Option(help="Folder of predictions, same file names.")] = None,
-    labels: Annotated[str, typer.Option(help="Organ → value in both, for example '{\"liver\": 1}'.")] = "{}",
+    labels: Annotated[
+        str, typer.Option(help='Organ → value in both, or several: \'{"liver": 1, "kidney": [2, 3]}\'.')
+    ] = "{}",
     output: Annotated[Path | None, typer.Option(help="Folder for metrics.csv and the tables.")] = None,
     tolerance_mm: Annotated[float, typer.Option(min=0, help="Tolerance of the surface Dice in mm.")] = 2.0,
+    ignore_value: Annotated[
+        int | None,
+        typer.Option(min=0, help="Reference value that counts on neither side, 0: none; 255 unless an organ has it."),
+    ] = None,
     study: OptionalStudy = None,
     method: MethodName = "",
     run: RunName = "fold0-seed0",
@@ -211,8 +217,8 @@ def evaluate(
         raise ConfigError("mskd evaluate needs --reference DIR --prediction DIR --labels MAP --output DIR")
     from mskd.evaluation.folders import evaluate_folders
 
-    values = {str(organ): int(value) for organ, value in json_mapping("--labels", labels).items()}
-    evaluate_folders(reference, prediction, values, output, nsd_tolerance_mm=tolerance_mm)
+    values = json_mapping("--labels", labels)
+    evaluate_folders(reference, prediction, values, output, nsd_tolerance_mm=tolerance_mm, ignore_value=ignore_value)
     typer.echo((output / "comparison.md").read_text(encoding="utf-8"))
 
 

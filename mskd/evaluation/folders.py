@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from mskd.errors import ConfigError, DataError
 from mskd.evaluation.formats import write_tables
-from mskd.evaluation.frames import concatenate, scan_diagonal_mm, score_frame, write_metrics
+from mskd.evaluation.frames import MEAN_ORGAN, concatenate, scan_diagonal_mm, score_frame, write_metrics
 from mskd.evaluation.metrics import Hd95Definition, OrganScore, score_case
 from mskd.evaluation.statistics import Procedure, add_statistics, statistics_notes
 from mskd.evaluation.tables import comparison_table
+from mskd.geometry import reorient
+from mskd.reference import require_affine
+from mskd.scans import IGNORE_VALUE, read_label_values
 
 SUFFIXES = (".nii.gz", ".nii")
-# Two affines agree when no corner of the scan moves by more than this.
-AFFINE_TOLERANCE_MM = 0.01
+LabelMap = Mapping[str, int | Sequence[int]]
+"""Organ → its value in the files, or several."""
+_EXAMPLE = '--labels \'{"liver": 1, "kidney": [2, 3]}\''
+_HIGHEST = 65_535  # scipy makes a list of so many boxes; label files hold no more
 _NAMES_SHOWN = 20
 
 
@@ -38,12 +42,12 @@ class LabelScan:
 def evaluate_folders(
     reference: Path,
     prediction: Path,
-    labels: Mapping[str, int],
+    labels: LabelMap,
     output: Path,
     *,
     nsd_tolerance_mm: Mapping[str, float] | float = 2.0,
     hd95_definition: Hd95Definition = "max_directed",
-    ignore_value: int | None = 255,
+    ignore_value: int | None = None,
     study: str = "evaluate",
     method: str = "prediction",
     dataset: str | None = None,
@@ -57,11 +61,11 @@ def evaluate_folders(
     Args:
         reference: folder of .nii or .nii.gz label files.
         prediction: folder of label files with the same names (either suffix).
-        labels: value of each organ in the files.
+        labels: value of each organ in the files, or several values.
         output: folder for the results.
         nsd_tolerance_mm: tolerance of the surface Dice, one or per organ.
         hd95_definition: `max_directed` or `pooled`.
-        ignore_value: reference value that counts on neither side.
+        ignore_value: reference value that counts on neither side, 0 for none; default: 255, unless an organ has it.
         study: name in `metrics.csv`.
         method: name in `metrics.csv` and of the table's row.
         dataset: name in `metrics.csv` and the table; default: that of the reference folder.
@@ -71,33 +75,89 @@ def evaluate_folders(
         The rows of `metrics.csv`.
 
     Raises:
-        ConfigError: the label map or the tolerances cannot be used.
+        ConfigError: the label map, the tolerances or the ignored value cannot be used.
         DataError: an empty or missing folder, predictions that are missing (all are named), a file that
-            cannot be read, or a pair that differs in shape or affine.
+            cannot be read, a pair that differs in shape or affine, or references that hold none of the label map's
+            values but others.
     """
     _check_labels(labels, nsd_tolerance_mm)
-    dataset, frames = dataset or reference.resolve().name, []
-    for case, reference_file, prediction_file in _pairs(reference, prediction):
-        truth, guess = read_pair(case, reference_file, prediction_file)
+    ignored = _ignored(labels, ignore_value)
+    values = {organ: _values(value)[0] for organ, value in labels.items()}
+    pairs, left_out = _pairs(reference, prediction)
+    dataset, frames, n_ignored, unknown = dataset or reference.resolve().name, [], 0, set[int]()
+    for case, reference_file, prediction_file in pairs:
+        truth, guess = (_merged(side, labels) for side in read_pair(case, reference_file, prediction_file))
         scores = score_case(
             guess.labels,
             truth.labels,
             truth.spacing_mm,
-            labels,
-            labels,
+            values,
+            values,
             nsd_tolerance_mm=nsd_tolerance_mm,
             hd95_definition=hd95_definition,
-            ignore_value=ignore_value,
+            ignore_value=ignored,
             workers=workers,
         )
         frames.append(_rows(scores, truth, study=study, method=method, dataset=dataset, case=case))
+        n_ignored += ignored is not None and bool((truth.labels == ignored).any())
+        if all(score.dice is None for score in scores):
+            unknown |= set(np.unique(truth.labels).tolist()) - {0, ignored}
     metrics = concatenate(frames)
+    without = [organ for organ, rows in metrics.groupby("organ", sort=False) if rows["dice"].isna().all()]
+    if len(without) == len(labels) and unknown:
+        raise DataError(
+            case="all",
+            file=reference,
+            expected="the values of --labels, " + _map_text(labels),
+            found="other values alone: " + ", ".join(map(str, sorted(unknown)[:_NAMES_SHOWN])),
+            fix=f"write the value that each organ has in the files, for example {_EXAMPLE}",
+        )
     write_metrics(metrics, output / "metrics.csv")
     notes = table_notes(hd95_definition, nsd_tolerance_mm, labels)
+    if without:
+        notes.append(f"In no reference, so without scores: {', '.join(map(str, without))}.")
+    if n_ignored:
+        notes.append(f"Voxels of value {ignored} in a reference count on neither side (cases with some: {n_ignored}).")
+    if left_out:
+        notes.append(f"Predictions without a reference are left out: {_listed(left_out)}.")
     notes += statistics_notes(metrics, Procedure(), Procedure.reference)
     table = add_statistics(comparison_table(metrics, organs=list(labels)), metrics, Procedure())
     write_tables(table, output, notes=notes)
     return metrics
+
+
+def _values(value: int | Sequence[int]) -> Sequence[int]:
+    return (value,) if isinstance(value, int) else value
+
+
+def _map_text(labels: LabelMap) -> str:
+    return ", ".join(f"{organ} = {' + '.join(map(str, _values(value)))}" for organ, value in labels.items())
+
+
+def _listed(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + rest
+
+
+def _ignored(labels: LabelMap, wanted: int | None) -> int | None:
+    """Return the reference value that counts on neither side; None: no such value."""
+    of_organs = {value for some in labels.values() for value in _values(some)}
+    if wanted is None:
+        return None if IGNORE_VALUE in of_organs else IGNORE_VALUE
+    if wanted in of_organs:
+        raise ConfigError(f"--ignore-value {wanted} is the value of an organ in --labels; 0 ignores nothing")
+    return wanted or None
+
+
+def _merged(scan: LabelScan, labels: LabelMap) -> LabelScan:
+    """Return labels in which each organ has one value, its first."""
+    further = {_values(value)[0]: list(_values(value)[1:]) for value in labels.values() if len(_values(value)) > 1}
+    if not further:
+        return scan
+    merged = scan.labels.astype(np.promote_types(scan.labels.dtype, np.uint16))  # which holds every organ's value
+    for first, rest in further.items():
+        np.copyto(merged, np.asarray(first, merged.dtype), where=np.isin(scan.labels, rest))
+    return replace(scan, labels=merged)
 
 
 def _rows(
@@ -118,7 +178,7 @@ def _rows(
 
 
 def table_notes(
-    hd95_definition: Hd95Definition, nsd_tolerance_mm: Mapping[str, float] | float, labels: Mapping[str, int]
+    hd95_definition: Hd95Definition, nsd_tolerance_mm: Mapping[str, float] | float, labels: LabelMap
 ) -> list[str]:
     """Return the sentences that every table of scores carries: its definitions and its label map."""
     definition = {
@@ -133,7 +193,7 @@ def table_notes(
         f"HD95: {definition}; over found organs, and with the scan's diagonal for missed ones (penalised).",
         f"NSD: share of boundary voxels within the tolerance ({tolerance}).",
         "Mean ± standard deviation over cases; the mean row averages the organs' means.",
-        "Label map: " + ", ".join(f"{organ} = {value}" for organ, value in labels.items()) + ".",
+        f"Label map: {_map_text(labels)}.",
     ]
 
 
@@ -141,98 +201,61 @@ def read_labels(file: Path, case: str) -> LabelScan:
     """Read a label file; labels stored as floating point must hold whole numbers.
 
     Raises:
-        DataError: the file cannot be read, is not three-dimensional, or holds fractions.
+        DataError: see `mskd.scans.read_label_values`.
     """
-    try:
-        load: Any = nib.load  # untyped in nibabel
-        image = load(file)
-        values = np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, nib.filebasedimages.ImageFileError) as error:
-        raise DataError(
-            case=case,
-            file=file,
-            expected="a NIfTI file",
-            found=str(error),
-            fix="copy or write the file again",
-        ) from error
-    if values.ndim == 4 and values.shape[3] == 1:
-        values = values[..., 0]
-    if values.ndim != 3:
-        raise DataError(
-            case=case,
-            file=file,
-            expected="a label volume with three axes",
-            found=f"shape {values.shape}",
-            fix="write one label volume per case (take the arg max of probabilities)",
-        )
-    if values.dtype.kind not in "iu":
-        whole = np.rint(values)
-        if not np.array_equal(whole, values):
-            raise DataError(
-                case=case,
-                file=file,
-                expected="whole numbers (labels)",
-                found=f"{values.dtype} with fractions, {np.nanmin(values):g} … {np.nanmax(values):g}",
-                fix="write labels, not probabilities; resample labels with nearest neighbour",
-            )
-        values = whole.astype(np.int32)
-    affine = np.asarray(image.affine, dtype=np.float64)
+    values, affine = read_label_values(file, case)
     x_mm, y_mm, z_mm = (float(size) for size in np.linalg.norm(affine[:3, :3], axis=0))
     return LabelScan(values, (x_mm, y_mm, z_mm), affine)
 
 
 def read_pair(case: str, reference_file: Path, prediction_file: Path) -> tuple[LabelScan, LabelScan]:
-    """Read a reference and its prediction, which must lie on one grid.
+    """Read a reference and its prediction, which must lie on one grid; its axes may run otherwise.
 
     Raises:
-        DataError: see `read_labels` and `check_same_grid`.
+        DataError: a file cannot be read, or the two differ in shape or in their place in space.
     """
     reference, prediction = read_labels(reference_file, case), read_labels(prediction_file, case)
-    check_same_grid(case, reference, prediction, prediction_file)
-    return reference, prediction
-
-
-def check_same_grid(case: str, reference: LabelScan, prediction: LabelScan, prediction_file: Path) -> None:
-    """Refuse a pair whose arrays or whose places in space differ.
-
-    Raises:
-        DataError: shapes differ, or a corner of the scan moves by more than 0.01 mm.
-    """
+    labels, affine = reorient(prediction.labels, prediction.affine, reference.affine)
     shape = reference.labels.shape
-    if prediction.labels.shape != shape:
+    if labels.shape != shape:
         raise DataError(
             case=case,
             file=prediction_file,
             expected=f"shape {shape}, as the reference",
-            found=f"shape {prediction.labels.shape}",
+            found=f"shape {labels.shape}"
+            + ("" if labels.shape == prediction.labels.shape else ", its axes put in the reference's order"),
             fix="resample the prediction to the grid of the raw scan (nearest neighbour)",
         )
-    corners = np.array([[x, y, z, 1] for x in (0, shape[0]) for y in (0, shape[1]) for z in (0, shape[2])])
-    shift_mm = float(np.abs(corners @ (reference.affine - prediction.affine).T).max())
-    if not shift_mm <= AFFINE_TOLERANCE_MM:
-        raise DataError(
-            case=case,
-            file=prediction_file,
-            expected=f"the reference's affine {_short(reference.affine)}",
-            found=f"{_short(prediction.affine)}: corners are up to {shift_mm:.3g} mm apart",
-            fix="write the prediction with the affine of the raw scan, or reorient it to the reference",
-        )
+    require_affine(affine, prediction_file, case, reference.affine, shape, of="the reference")
+    # X fastest, as files are read: other orders are scored ten times slower
+    return reference, LabelScan(np.asfortranarray(labels), reference.spacing_mm, affine)
 
 
-def _short(affine: NDArray[np.float64]) -> str:
-    return str(np.round(affine[:3], 4).tolist())
+def _is_value(value: object) -> bool:
+    """Return whether an organ can have this in a label map."""
+    some = value if isinstance(value, list | tuple) else [value]
+    return bool(some) and all(type(one) is int and 1 <= one <= _HIGHEST for one in some)
 
 
-def _check_labels(labels: Mapping[str, int], nsd_tolerance_mm: Mapping[str, float] | float) -> None:
-    example = '--labels \'{"liver": 1, "spleen": 2}\''
+def _check_labels(labels: LabelMap, nsd_tolerance_mm: Mapping[str, float] | float) -> None:
     if not labels:
-        raise ConfigError(f"--labels names no organ; write for example {example}")
-    wrong = {organ: value for organ, value in labels.items() if not isinstance(value, int) or value < 1}
+        raise ConfigError(f"--labels names no organ; write for example {_EXAMPLE}")
+    wrong = {organ: value for organ, value in labels.items() if not _is_value(value)}
+    if wrong and all(isinstance(value, str) and organ.isdecimal() for organ, value in labels.items()):
+        raise ConfigError(f"--labels: found value → organ, {wrong}; write organ → value, for example {_EXAMPLE}")
     if wrong:
-        raise ConfigError(f"--labels: values must be whole numbers from 1 on, found {wrong}; for example {example}")
-    twice = sorted(organ for organ, value in labels.items() if list(labels.values()).count(value) > 1)
+        raise ConfigError(
+            f"--labels: values must be whole numbers from 1 to {_HIGHEST}, one or a list, found {wrong}; "
+            f"for example {_EXAMPLE}"
+        )
+    values = [value for some in labels.values() for value in _values(some)]
+    twice = sorted(organ for organ, some in labels.items() if any(values.count(value) > 1 for value in _values(some)))
     if twice:
-        raise ConfigError(f"--labels: {twice} share a value; give each organ its own, for example {example}")
+        raise ConfigError(
+            f"--labels: {twice} share a value or hold one twice; give each organ its own, for example {_EXAMPLE}"
+        )
+    if named := sorted(organ for organ in labels if organ.strip() in ("", MEAN_ORGAN)):
+        raise ConfigError(f"--labels: {named}: an organ needs a name, and {MEAN_ORGAN!r} is the row of all organs")
     if isinstance(nsd_tolerance_mm, int | float):
         tolerances: Mapping[str, float] = dict.fromkeys(labels, float(nsd_tolerance_mm))
     else:
@@ -245,8 +268,8 @@ def _check_labels(labels: Mapping[str, int], nsd_tolerance_mm: Mapping[str, floa
         raise ConfigError(f"the NSD tolerance must be 0 mm or more, found {bad}")
 
 
-def _pairs(reference: Path, prediction: Path) -> Iterator[tuple[str, Path, Path]]:
-    """Return (case, reference file, prediction file) in the order of the names.
+def _pairs(reference: Path, prediction: Path) -> tuple[list[tuple[str, Path, Path]], list[str]]:
+    """Return (case, reference file, prediction file) in the order of the names, and predictions that have no reference.
 
     Raises:
         DataError: a folder is missing or empty, a case occurs twice, or predictions are missing (all
@@ -255,16 +278,15 @@ def _pairs(reference: Path, prediction: Path) -> Iterator[tuple[str, Path, Path]
     references, predictions = _label_files(reference), _label_files(prediction)
     missing = [case for case in references if case not in predictions]
     if missing:
-        shown = ", ".join(missing[:_NAMES_SHOWN])
-        rest = f" and {len(missing) - _NAMES_SHOWN} more" if len(missing) > _NAMES_SHOWN else ""
         raise DataError(
-            case=shown + rest,
+            case=_listed(missing),
             file=prediction,
             expected=f"a prediction for each of the {len(references)} references",
             found=f"none for {len(missing)}; names that are there: {', '.join(list(predictions)[:3])} …",
             fix="predict the missing cases, name the files as the references, or take the references away",
         )
-    return ((case, file, predictions[case]) for case, file in references.items())
+    left_out = [case for case in predictions if case not in references]
+    return [(case, file, predictions[case]) for case, file in references.items()], left_out
 
 
 def _label_files(folder: Path) -> dict[str, Path]:
@@ -275,6 +297,14 @@ def _label_files(folder: Path) -> dict[str, Path]:
         if suffix is None or file.name.startswith("."):
             continue
         case = file.name.removesuffix(suffix)
+        if any("\ud800" <= letter <= "\udfff" for letter in case):  # how Python holds bytes that are no UTF-8
+            raise DataError(
+                case=ascii(case),
+                file=ascii(str(file)),
+                expected="a file name in UTF-8",
+                found=ascii(file.name),
+                fix="rename the file, in both folders",
+            )
         if case in files:
             raise DataError(
                 case=case,
@@ -289,7 +319,9 @@ def _label_files(folder: Path) -> dict[str, Path]:
             case="all",
             file=folder,
             expected="a folder with .nii or .nii.gz files",
-            found="no such folder" if not folder.is_dir() else f"{len(found)} other entries",
+            found="no such folder"
+            if not folder.is_dir()
+            else f"{len(found)} other entries" + (f": {found[0].name!r} …" if found else ""),
             fix="correct the path; the files must lie in the folder itself",
         )
     return files

@@ -105,7 +105,8 @@ def interval_text(low: float, high: float, factor: float, decimals: int) -> str:
     """Format an interval, both ends times `factor`."""
     if math.isnan(low) or math.isnan(high):
         return NO_VALUE
-    return f"[{low * factor:.{decimals}f}, {high * factor:.{decimals}f}]"
+    shown = [round(end * factor, decimals) + 0.0 for end in (low, high)]  # no "-0.00"
+    return f"[{shown[0]:.{decimals}f}, {shown[1]:.{decimals}f}]"
 
 
 def p_text(p: float) -> str:

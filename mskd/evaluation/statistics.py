@@ -31,7 +31,7 @@ from statsmodels.stats.multitest import multipletests
 
 from mskd.evaluation.frames import MEAN_ORGAN
 from mskd.evaluation.layout import BETTER, SIGNIFICANT, UPPER_BOUND, WORSE
-from mskd.evaluation.tables import case_scores
+from mskd.evaluation.tables import TIE_DECIMALS, case_scores
 
 Values = NDArray[np.float64]  # cases × organs, NaN where a case lacks the organ
 # The measures of a case: column of `case_scores`, name in the tables.
@@ -92,7 +92,7 @@ def add_statistics(table: pd.DataFrame, metrics: pd.DataFrame, procedure: Proced
                 row[f"{name}_difference{unit}"] = test.get("difference", np.nan)
                 row |= {f"{name}_{kind}": test.get(kind, np.nan) for kind in ("direction", "p", "p_holm")}
     keys = table[["dataset", "role", "method", "organ"]].itertuples(index=False, name=None)
-    columns = pd.DataFrame([found[key] for key in keys], columns=list(STATISTICS_COLUMNS), dtype="float64")
+    columns = pd.DataFrame([found.get(key, {}) for key in keys], columns=list(STATISTICS_COLUMNS), dtype="float64")
     return pd.concat([table.reset_index(drop=True), columns], axis=1)
 
 
@@ -322,12 +322,11 @@ def _interval(
 
 def _direction(first: Values, second: Values) -> float:
     """Return the sign of the signed ranks' sum: 1 where the first is higher in the sense of the test."""
-    difference = first - second
+    difference = np.round(first - second, TIE_DECIMALS)
     return float(np.sign((np.sign(difference) * stats.rankdata(np.abs(difference))).sum()))
 
 
 def _wilcoxon(first: Values, second: Values) -> float:
     """Return the two-sided p of paired scores; 1 where no pair differs."""
-    if np.array_equal(first, second):
-        return 1.0
-    return float(stats.wilcoxon(first, second).pvalue)
+    difference = np.round(first - second, TIE_DECIMALS)
+    return float(stats.wilcoxon(difference).pvalue) if difference.any() else 1.0

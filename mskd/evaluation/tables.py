@@ -8,8 +8,8 @@ that missed it the diagonal of the scan instead.
 
 The `mean` row: the mean over organs of the organs' means, so that a rare organ counts as much as a common
 one. Its standard deviation is that of the case means (each the mean over the organs of the case), its n the
-cases with at least one organ present; n_missed and n_spurious are sums over organs, organs with n = 0
-included.
+cases with at least one organ present; n_missed and n_spurious are sums over organs. An organ that no reference
+of a dataset has keeps a row (n = 0, no scores) where some method found it.
 
 Datasets are never pooled, nor are the roles of a dataset.
 """
@@ -34,6 +34,7 @@ METHOD_ORDER = (
     *("individual", "naive_union", "partial", "marginal_exclusion", "multi_head", "dodnet"),
     *("self_training", "conditional_distillation", "co_training", "full_labels", "mskd"),
 )
+TIE_DECIMALS = 9
 _CASE_KEY = ["method", "dataset", "role", "organ", "case"]
 _CASE_VALUES = ["dice", "hd95_mm", "hd95_penalised_mm", "nsd"]
 
@@ -55,7 +56,7 @@ def case_scores(metrics: pd.DataFrame) -> pd.DataFrame:
         spurious=metrics["status"] == "spurious",
         hd95_penalised_mm=metrics["hd95_mm"].where(metrics["status"] != "missed", metrics["scan_diagonal_mm"]),
     )
-    return rows.groupby(_CASE_KEY, sort=False, as_index=False).agg(
+    scores = rows.groupby(_CASE_KEY, sort=False, as_index=False).agg(
         present=("present", "any"),
         missed=("missed", "any"),
         spurious=("spurious", "any"),
@@ -64,6 +65,9 @@ def case_scores(metrics: pd.DataFrame) -> pd.DataFrame:
         hd95_penalised_mm=("hd95_penalised_mm", "mean"),
         nsd=("nsd", "mean"),
     )
+    # equal means of runs in another order differ by 1e-16: ranks and tests are to see a tie
+    scores[_CASE_VALUES] = scores[_CASE_VALUES].round(TIE_DECIMALS)
+    return scores
 
 
 def comparison_table(
@@ -86,13 +90,15 @@ def comparison_table(
         a value that does not exist (HD95 of an organ that no run found, a deviation of one case) is NaN.
     """
     cases = case_scores(metrics)
+    found = cases[cases["present"] | cases["spurious"]]
+    shown = set(found[["dataset", "role", "organ"]].itertuples(index=False, name=None))
     rows: list[dict[str, object]] = []
     for (method, dataset, role), group in cases.groupby(["method", "dataset", "role"], sort=False):
         where = {"method": str(method), "dataset": str(dataset), "role": str(role)}
         organ_rows = [
             {**where, "organ": str(organ), **_summary(of_organ)}
             for organ, of_organ in group.groupby("organ", sort=False)
-            if of_organ["present"].any()
+            if (dataset, role, organ) in shown
         ]
         rows += organ_rows
         if organ_rows:

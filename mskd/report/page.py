@@ -36,6 +36,7 @@ HONEST_WORDS = (
     "MS-KD is reconstructed from the paper's description (arXiv 2108.02559); open choices are configuration "
     "keys and are ablated. Not for clinical use."
 )
+_TIE = 0.005  # points: what two decimals do not show
 _PLOTTED = {"dice": "Dice", "hd95_mm": "HD95"}
 
 
@@ -127,7 +128,10 @@ def _summary(inputs: ReportInputs, dataset: str, role: str) -> Summary:
         f"Mean over organs on {dataset} ({role}), n = {n} case{'' if n == 1 else 's'}; "
         "runs are averaged per case first."
     ]
-    if len(ranked) > 1:
+    tied = [names[method] for method in ranked if percent[first] - percent[method] < _TIE]
+    if len(tied) > 1:
+        sentences.append("Level to two decimals.")
+    elif len(ranked) > 1:
         lead = percent[first] - percent[ranked[1]]
         sentences.append(f"{lead:.2f} Dice points ahead of {names[ranked[1]]}.")
     if UPPER_BOUND in percent:
@@ -138,7 +142,7 @@ def _summary(inputs: ReportInputs, dataset: str, role: str) -> Summary:
     if role == "resubstitution":
         sentences.append("Scored on training cases: a proof that files go through, no claim of accuracy.")
     best = f"{percent[first]:.2f}"
-    return Summary(f"{names[first]}: {best} % mean Dice", sentences, bars, best)
+    return Summary(f"{', '.join(tied or [names[first]])}: {best} % mean Dice", sentences, bars, best)
 
 
 def _evidence(inputs: ReportInputs, dataset: str, role: str, names: Mapping[str, str]) -> Iterator[str]:
@@ -152,7 +156,7 @@ def _evidence(inputs: ReportInputs, dataset: str, role: str, names: Mapping[str,
             row = of_mean[method]
             ends = interval_text(-row["ci_high"], -row["ci_low"], 100.0, 2)
             p = f"p = {p_text(row['p_holm'])}".replace("= <", "<")
-            points = f"{-100 * row['difference']:+.2f} Dice points, 95 % interval {ends}"
+            points = f"{0.0 - round(100 * row['difference'], 2):+.2f} Dice points, 95 % interval {ends}"
             yield f"{own} against {names.get(method, method)}: {points}, {p} (Wilcoxon, Holm)."
     if len(inputs.gap):
         rows = inputs.gap

@@ -72,7 +72,7 @@ def cache_targets(study: Study, teacher: str, run: str, dataset: str, block: str
                     _write, study, settings, loaded, source, said, projections, place, keys[case.id], (teacher, run)
                 )
             contents[case.id] = content or writing  # type: ignore[assignment]
-            advance(1, case.name)
+            advance(1, case.name, stood=content is not None)
         with clock.at("waiting for encoding and writing"):
             made = [found if isinstance(found, str) else found.result() for found in contents.values()]
     if voxels:

@@ -20,7 +20,7 @@ from mskd.manifest import merge, read_manifest
 from mskd.provenance import content_key, file_digest
 from mskd.reference import read_reference
 from mskd.scans import read_labels, read_scan_grid
-from mskd.stages.inputs import cases_of
+from mskd.stages.inputs import cases_of, made_cases
 from mskd.storage import write_json
 
 STAGE = "evaluate"
@@ -33,7 +33,7 @@ def evaluate(study: Study, method: str, run: str, dataset: str) -> None:
     leaves, code = evaluate_leaves(study, dataset), stage_code(STAGE)
     blocks = by_block(cases)
     predicted = merge([read_manifest(layout.manifest("predict", method, run, dataset, block)) for block in blocks])
-    cases = [case for case in cases if case.id not in predicted.skipped]
+    cases = made_cases(cases, predicted)
     frames = []
     with progress(f"evaluate {method} {run} {dataset}", len(cases)) as advance:
         for case in cases:

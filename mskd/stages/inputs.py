@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from mskd.cases import Case, by_block, fold_of_run, held_out, is_part, list_cases
 from mskd.config.study import GIVEN, Study
+from mskd.console import log
 from mskd.errors import MskdError
 from mskd.layout import Layout
 from mskd.manifest import Manifest, merge, read_manifest
@@ -30,7 +31,21 @@ def prepared_cases(study: Study, cases: list[Case]) -> tuple[list[Case], Manifes
     """Return the cases that `prepare` did not have to leave out, and what it made of them."""
     manifest = prepared_manifest(study, cases)
     skipped = {case.id: manifest.skipped[case.id] for case in cases if case.id in manifest.skipped}
-    return [case for case in cases if case.id not in skipped], replace(manifest, skipped=skipped)
+    return made_cases(cases, manifest), replace(manifest, skipped=skipped)
+
+
+def made_cases(cases: list[Case], manifest: Manifest) -> list[Case]:
+    """Return the cases that an earlier stage made something of.
+
+    Those that it left out are missing, and those that came to the data folder since: the next run of the workflow takes
+    them, which is said here.
+    """
+    late = [case.id for case in cases if case.id not in manifest.entries and case.id not in manifest.skipped]
+    if late:
+        log(
+            f"{len(late)} cases came to the data after {manifest.stage}, the next run takes them: {', '.join(late[:5])}"
+        )
+    return [case for case in cases if case.id in manifest.entries]
 
 
 def require_cases(cases: list[Case], manifest: Manifest, dataset: str) -> None:

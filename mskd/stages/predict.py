@@ -43,6 +43,7 @@ def predict(study: Study, method: str, run: str, dataset: str, block: str, devic
             image = prepared[case.id]["image"]
             key = content_key(leaves=predict_leaves(study), code=stage_code(STAGE), weights=weights, image=image)
             content = _stored(path, key)
+            stood = content is not None
             if content is None:
                 if model is None:
                     model = load_model(layout.student(method, run), device)
@@ -59,7 +60,7 @@ def predict(study: Study, method: str, run: str, dataset: str, block: str, devic
                 }
                 write_json(_record(path), {**record, "made_by": made_by(), "notice": "Not for clinical use."})
             made.append({"key": key, "content": content})
-            advance(1, case.name)
+            advance(1, case.name, stood=stood)
     entries = {case.id: entry for case, entry in zip(cases, processes.gather(made), strict=True)}
     if processes.is_first():
         Manifest(STAGE, entries, manifest.skipped).write(layout.manifest(STAGE, method, run, dataset, block))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -19,7 +20,13 @@ Triple = tuple[int, int, int]
 
 
 def read_with_one_thread(worker: int) -> None:
-    """Set up a process that reads patches: there are as many of them as cores are to be used."""
+    """Set up a process that reads patches: there are as many of them as cores are to be used.
+
+    Slurm and terminals signal all processes of a job. The one that trains decides when to stop; were its readers gone
+    before, it could not finish its step. They end when it does.
+    """
+    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     zarr.config.set({"threading.max_workers": 1, "async.concurrency": 4})
 
 

@@ -86,7 +86,7 @@ def train(
         The last validation scores of the chosen weights, and "step" at which they were reached.
 
     Raises:
-        InterruptedTraining: After SIGTERM or SIGUSR1 in any process, once the checkpoint is written.
+        InterruptedTraining: After SIGTERM, SIGUSR1 or Ctrl-C in any process, once the checkpoint is written.
         ConfigError: If the processes cannot share a step's patches evenly.
         MskdError: If the loss is not finite.
     """
@@ -143,7 +143,7 @@ def train(
     started = time.monotonic()
     with _stop_requested() as stop, progress(trainee.title, settings.steps, done=first) as advance:
         if first and due(first):  # which its checkpoint was written before
-            with stop.at_once(f"{trainee.title}: stopped after step {first}"):
+            with stop.at_once(f"{trainee.title}: stopped after step {first}", last=first == settings.steps):
                 validate(first)
         for step, batch in enumerate(_batches(patches, settings, first), start=first):
             lr = learning_rate(step, settings)
@@ -168,7 +168,7 @@ def train(
                 processes.anywhere(True)  # none ends before the checkpoint is written: torchrun would end the others
                 raise InterruptedTraining(f"{trainee.title}: stopped after step {done}; {GO_ON}")
             if due(done):
-                with stop.at_once(f"{trainee.title}: stopped after step {done}"):
+                with stop.at_once(f"{trainee.title}: stopped after step {done}", last=done == settings.steps):
                     validate(done)
             advance(1, f"loss {values['loss']:.3f}" if done % settings.log_every == 0 else "")
     if journal:
@@ -249,16 +249,23 @@ class _Stop:
         self._said = ""
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Handle a signal."""
+        """Handle a signal; a second Ctrl-C ends the process where it is."""
+        if self.noted and number == signal.SIGINT:
+            raise KeyboardInterrupt
         self.noted = True
         if self._said:
             raise InterruptedTraining(f"{self._said}; {GO_ON}")
 
     @contextmanager
-    def at_once(self, said: str) -> Iterator[None]:
-        """Let a signal end the training here, where a checkpoint stands; several processes would wait for one."""
+    def at_once(self, said: str, *, last: bool) -> Iterator[None]:
+        """Let a signal end the training here, where a checkpoint stands; several processes would wait for one.
+
+        One that came before ends it too, unless this is the last step.
+        """
         self._said = said if processes.world() == 1 else ""
         try:
+            if self.noted and self._said and not last:  # while the checkpoint was being written
+                raise InterruptedTraining(f"{said}; {GO_ON}")
             yield
         finally:
             self._said = ""
@@ -266,9 +273,9 @@ class _Stop:
 
 @contextmanager
 def _stop_requested() -> Iterator[_Stop]:
-    """Note SIGTERM and SIGUSR1, so that a job that is preempted leaves a checkpoint."""
+    """Note SIGTERM, SIGUSR1 and Ctrl-C, so that a job that is preempted or interrupted leaves a checkpoint."""
     stop = _Stop()
-    old = {number: signal.signal(number, stop.note) for number in (signal.SIGTERM, signal.SIGUSR1)}
+    old = {n: signal.signal(n, stop.note) for n in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)}
     try:
         yield stop
     finally:

@@ -23,7 +23,11 @@ NEVER = 1_000_000  # steps
 
 
 def make_slurm_project(
-    root: Path, steps: int = 6, student_steps: int | None = None, checkpoint_every: int = CHECKPOINT_EVERY
+    root: Path,
+    steps: int = 6,
+    student_steps: int | None = None,
+    checkpoint_every: int = CHECKPOINT_EVERY,
+    workers: int = 0,
 ) -> Project:
     """Write a small study: two datasets, two methods, one block each; trainings of so many steps."""
     project = make_project(root)
@@ -32,7 +36,10 @@ def make_slurm_project(
     def smaller(study: dict[str, Any]) -> None:
         study["methods"] = {"individual": {}, "mskd": {"training": {"steps": student_steps or steps}}}
         study["training"] |= {"steps": steps, "checkpoint_every": checkpoint_every, "log_every": 5}
-        study["training"] |= {"validate_every": NEVER}  # there is a checkpoint before each validation
+        study["training"] |= {
+            "workers": workers,
+            "validate_every": NEVER,
+        }  # there is a checkpoint before each validation
         for dataset in study["datasets"].values():
             dataset["blocks"] = 1
 

@@ -54,7 +54,8 @@ def test_a_job_that_is_told_to_stop_loses_no_step(
     record: Record,
     begin: Begin,
 ) -> None:
-    project = make_slurm_project(tmp_path / "project", LONG, checkpoint_every=NEVER)
+    # with a reading process, which Slurm signals too
+    project = make_slurm_project(tmp_path / "project", LONG, checkpoint_every=NEVER, workers=1)
     run = begin(project)
     job = training_under_way(project, cluster, done, checkpoint=False)
     before = project.artefacts()

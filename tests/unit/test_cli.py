@@ -14,6 +14,9 @@ from typer.testing import CliRunner
 
 from mskd import __version__
 from mskd.cli.app import app
+from mskd.cli.joint_work import check_parts
+from mskd.config.loading import load_study
+from mskd.errors import ConfigError
 
 REPOSITORY = Path(__file__).parents[2]
 HEAVY = {"torch", "zarr", "pandas", "scipy", "matplotlib", "nibabel", "snakemake"}
@@ -160,6 +163,10 @@ def test_a_missing_study_is_explained() -> None:
     [
         (("predict",), "mskd predict needs -m MODEL -i INPUT -o OUTPUT"),
         (("evaluate",), "mskd evaluate needs --reference DIR"),
+        (
+            ("evaluate", "--reference", "a", "--prediction", "b", "--output", "c", "--labels", '{"a": 1, "a": 2}'),
+            "--labels: ['a'] occur twice",
+        ),
         (("phantom",), "mskd phantom needs --study FILE --dataset NAME, or --output FOLDER"),
         (
             ("evaluate", "--reference", "a", "--prediction", "b", "--output", "c", "--labels", "{x"),
@@ -173,6 +180,23 @@ def test_missing_and_wrong_options_are_explained(words: tuple[str, ...], said: s
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("stage", "parts", "said"),
+    [
+        ("evaluate", ("mskd", "fold0-seed0", ""), "--dataset: is missing; the study has liver, spleen"),
+        ("evaluate", ("mskd", "fold0-seed0", "nope"), "--dataset: no dataset 'nope'; the study has liver"),
+        ("evaluate", ("mskd", "foo", "liver"), "--run: no run 'foo'; the study has fold0-seed0"),
+        ("evaluate", ("nope", "fold0-seed0", "liver"), "--method: no method 'nope'; the study has individual"),
+        ("train_teacher", ("nope", "fold0-seed0"), "--teacher: no teacher 'nope'; the study has liver"),
+        ("predict", ("mskd", "fold0-seed0", "liver", ""), "--block: is missing"),
+    ],
+)
+def test_names_that_a_study_does_not_have_are_refused(stage: str, parts: tuple[str, ...], said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check_parts(load_study(REPOSITORY / "config/demo.yaml"), stage, parts)
+    assert said in str(caught.value)
 
 
 def test_an_unknown_command_is_a_usage_error() -> None:

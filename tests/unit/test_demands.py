@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
+import numpy as np
 import pytest
 
 from mskd import demands
@@ -50,6 +53,31 @@ def test_a_packed_scan_counts_for_what_it_holds(tmp_path: Path) -> None:
     assert demands.raw_mvoxels(study, missing) == 0  # the job itself says what is wrong
 
 
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("order", "<>")
+def test_thick_slices_count_for_what_they_become(tmp_path: Path, kind: Any, suffix: str, order: str) -> None:
+    header = kind.header_class(endianness=order)
+    image = kind(np.zeros((40, 50, 20), np.int16), np.diag([-0.8, 0.8, 5.0, 1.0]), header)
+    nib.save(image, tmp_path / f"a{suffix}")
+    study = study_of(tmp_path, preprocessing={"spacing_mm": [0.8, 0.8, 1.0]})
+    case = Case("d", "a", "b00", tmp_path / f"a{suffix}", (), None, "train")
+    assert demands.raw_mvoxels(study, case) == pytest.approx(0.04)
+    assert demands.grid_mvoxels(study, case) == pytest.approx(0.2)
+    assert demands.worked_mvoxels("cache_targets", study, case) == pytest.approx(0.2)
+    assert demands.worked_mvoxels("evaluate", study, case) == pytest.approx(0.04)
+    coarse = study_of(tmp_path, preprocessing={"spacing_mm": [8.0, 8.0, 8.0]})
+    assert demands.worked_mvoxels("prepare", coarse, case) == pytest.approx(0.04)
+
+
+def test_a_header_that_tells_nothing_is_no_error(tmp_path: Path) -> None:
+    study, empty = study_of(tmp_path), struct.pack("<i", 348) + bytes(400)
+    for name, content in (("a.nii", b"abc"), ("b.nii.gz", b"\x1f\x8b" + 40 * b"x"), ("c.nii", empty)):
+        (tmp_path / name).write_bytes(content)
+        case = Case("d", name, "b00", tmp_path / name, (), None, "train")
+        assert demands.grid_mvoxels(study, case) == demands.raw_mvoxels(study, case) < 0.001
+
+
 def test_memory_of_asking_follows_what_a_teacher_knows(tmp_path: Path) -> None:
     organs = [f"o{number}" for number in range(20)]
     seen = {"kind": "labels", "path": "/seen", "classes": dict(enumerate(organs, start=1))}
@@ -57,11 +85,12 @@ def test_memory_of_asking_follows_what_a_teacher_knows(tmp_path: Path) -> None:
     labelled = {"d": {"path": str(tmp_path), "label_map": {1: "o0"}}}
     study = study_of(tmp_path, organs=organs, datasets=labelled, teachers={"d": {}, "seen": seen, "one": one})
     cases = [case_of(tmp_path, "a.nii", 2_000_000), case_of(tmp_path, "b.nii", 200_000_000)]  # 1 and 100 Mvoxels
-    alone = demands.asking_mb(study, "d", cases, 1)
-    assert alone == demands.volumes_mb("cache_targets", study, cases, 1)
+    alone = demands.volumes_mb("cache_targets", study, cases, 1)
+    # decoder2 has 128 channels at stride 4: two values per voxel
+    assert demands.asking_mb(study, "d", cases, 1) == alone + 2 * 100 * demands.TAP_BYTES
     assert demands.asking_mb(study, "seen", cases, 1) == alone + 19 * 100 * demands.CHANNEL_BYTES
     assert demands.asking_mb(study, "one", cases, 1) == alone + 2 * 100 * demands.CHANNEL_BYTES
-    assert demands.asking_mb(study, "d", cases, 2) == 2 * alone
+    assert demands.asking_mb(study, "d", cases, 2) == 2 * demands.asking_mb(study, "d", cases, 1)
     masks = demands.comparing_mb(study, cases, 1) - demands.volumes_mb("compare_teachers", study, cases, 1)
     assert masks == 22 * 100  # a byte per voxel for each organ of each teacher
 

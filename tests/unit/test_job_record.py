@@ -85,26 +85,26 @@ def test_a_job_that_runs_says_where_and_how_far_it_is(
 def test_time_left_counts_from_where_the_progress_began(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     record, clock = module.JobRecord(path), SimpleNamespace(now=100.0)
     monkeypatch.setattr(module.time, "monotonic", lambda: clock.now)
-    record.progressed(10, 30)
+    record.progressed(10, 30, 10)
     assert record._seen is not None
     assert record._seen.left_s() is None
     clock.now = 110.0
-    record.progressed(15, 30)
+    record.progressed(15, 30, 10)
     assert record._seen.left_s() == 30.0
-    record.progressed(0, 30)  # another one begins
+    record.progressed(0, 30, 0)  # another one begins
     clock.now = 120.0
-    record.progressed(1, 30)
+    record.progressed(1, 30, 0)
     assert record._seen.left_s() == 290.0
 
 
 def test_only_the_progress_inside_is_watched() -> None:
-    seen: list[tuple[int, int]] = []
-    with watched(lambda *at: seen.append(at)), progress("x", 2) as advance:
+    seen: list[tuple[int, int, int]] = []
+    with watched(lambda *at: seen.append(at)), progress("x", 4, done=1) as advance:
         advance()
-        advance()
+        advance(2, stood=True)
     with progress("x", 2) as advance:
         advance()
-    assert seen == [(0, 2), (1, 2), (2, 2)]
+    assert seen == [(1, 4, 1), (2, 4, 1), (4, 4, 3)]
 
 
 def test_a_job_that_ends_leaves_what_it_took(tmp_path: Path, path: Path) -> None:

@@ -131,6 +131,12 @@ def test_jobs_are_those_that_snakemake_would_start(name: str, tmp_path: Path) ->
     assert Counter(job.stage for job in jobs) == scheduled
 
 
+def test_a_path_that_snakemake_would_misread_is_refused(study: Study, tmp_path: Path) -> None:
+    Graph(study).check_names()
+    with pytest.raises(ConfigError, match=r"a \{1\}(.|\n)*symbolic link"):
+        Graph(study.model_copy(update={"results": tmp_path / "a {1}"})).check_names()
+
+
 def test_jobs_come_after_what_they_wait_for(study: Study) -> None:
     seen: set[Path] = set()
     jobs = study_jobs(Graph(study))

@@ -220,6 +220,34 @@ class TestStore:
         with pytest.raises(MissingArtefactError, match="withheld_labels"):
             case.read("withheld_labels")
 
+    @pytest.mark.parametrize("name", ["image", "labels", "body"])
+    @pytest.mark.parametrize("damage", ["lost", "empty", "cut off"])
+    def test_a_file_that_is_lost_is_no_scan_of_zeros(self, tmp_path: Path, name: str, damage: str) -> None:
+        """Zarr reads chunks that are not there as zeros."""
+        path = tmp_path / "liver" / "b00" / "a.zarr"
+        write_prepared(path, prepare(), key="k1", attributes={})
+        (shard,) = (file for file in (path / name / "c").rglob("*") if file.is_file())
+        content = shard.read_bytes()
+        if damage == "lost":
+            shard.unlink()
+        else:
+            shard.write_bytes(content[: len(content) // 2 if damage == "cut off" else 0])
+        with pytest.raises(
+            MissingArtefactError, match=rf"{name}/c/(.|\n)*prepare --study STUDY --dataset liver --block b00"
+        ):
+            PreparedCase(path, "liver/a")
+        assert stored_digests(path, "k1") is None
+
+    def test_a_flipped_bit_is_seen_when_it_is_read(self, tmp_path: Path) -> None:
+        path = tmp_path / "liver" / "b00" / "a.zarr"
+        write_prepared(path, prepare(), key="k1", attributes={})
+        (shard,) = (file for file in (path / "image" / "c").rglob("*") if file.is_file())
+        content = bytearray(shard.read_bytes())
+        content[len(content) // 3] ^= 1
+        shard.write_bytes(content)
+        with pytest.raises(MissingArtefactError, match=r"liver/a(.|\n)*delete it"):
+            PreparedCase(path, "liver/a").read("image")
+
     @pytest.mark.parametrize("damage", ["missing", "torn", "empty", "a file"])
     def test_what_is_no_store_is_an_error(self, tmp_path: Path, damage: str) -> None:
         path = tmp_path / "a.zarr"

@@ -115,6 +115,16 @@ def test_the_winner_comes_first_and_the_upper_bound_takes_no_part(tmp_path: Path
     assert "29.00 points below full_labels." in page
 
 
+def test_nobody_wins_where_all_score_the_same(tmp_path: Path) -> None:
+    scores = metrics()
+    scores["dice"] = 0.5
+    page = write_report(tmp_path, ReportInputs("demo", scores, comparison_table(scores))).read_text()
+    assert "individual, mskd: 50.00 % mean Dice" in page
+    assert "Level to two decimals." in page
+    assert "points ahead" not in page
+    assert "-0.00" not in page
+
+
 def test_the_external_dataset_decides_unless_another_is_named(tmp_path: Path) -> None:
     scores = concatenate([metrics("test", "a"), metrics("external", "z")])
     table = comparison_table(scores)

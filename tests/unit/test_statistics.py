@@ -133,6 +133,32 @@ def test_ranks_share_ties_and_leave_the_bound_out() -> None:
     assert math.isnan(row(table, "full_labels", "mean")["dice_rank"])
 
 
+def test_equal_runs_in_another_order_tie() -> None:
+    """Means of the same three numbers in another order differ by rounding, which is no rank and no difference."""
+    runs = [0.64, 0.27, 0.04]
+    assert np.mean(runs) != np.mean(runs[::-1])
+    metrics = concatenate(
+        [scores("partial", {"liver": [dice] * 2}, seed) for seed, dice in enumerate(runs)]
+        + [scores("mskd", {"liver": [dice] * 2}, seed) for seed, dice in enumerate(reversed(runs))]
+    )
+    table = add_statistics(comparison_table(metrics), metrics, QUICK)
+    assert list(table["dice_rank"]) == [1.5] * 4
+    assert row(table, "partial", "liver")["dice_p"] == 1.0
+
+
+def test_an_organ_that_is_found_where_no_reference_has_it_keeps_a_row() -> None:
+    metrics = concatenate([scores(m, {"liver": [0.8, 0.9], "spleen": [None, None]}) for m in ("mskd", "partial")])
+    metrics.loc[(metrics["organ"] == "spleen") & (metrics["method"] == "partial"), "status"] = "spurious"
+    table = add_statistics(comparison_table(metrics), metrics, QUICK)
+    for method, found in (("mskd", 0), ("partial", 2)):
+        for organ in ("spleen", "mean"):
+            assert row(table, method, organ)["n_spurious"] == found
+        assert row(table, method, "spleen")["n"] == 0
+        assert math.isnan(row(table, method, "spleen")["dice_mean"])
+        assert row(table, method, "mean")["dice_mean"] == pytest.approx(0.85)
+    assert "partial" in long_form(table).to_csv()
+
+
 def test_the_mean_row_averages_organs_and_pairs_cases() -> None:
     """A rare organ counts as much as a common one; differences are those of the comparison table."""
     ours = {"liver": [0.9, 0.8, 0.7, 0.9], "spleen": [0.5, None, None, 0.7]}

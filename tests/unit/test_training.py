@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections import Counter
@@ -18,9 +19,10 @@ from mskd.config.model import Network
 from mskd.config.training import Training
 from mskd.errors import MskdError
 from mskd.networks.unet import UNet
+from mskd.training import loop
 from mskd.training.cases import TrainingCase
 from mskd.training.journal import METRICS, PLOT, Journal, read_rows
-from mskd.training.loop import InterruptedTraining, Trainee, train
+from mskd.training.loop import CHECKPOINT, InterruptedTraining, Trainee, train
 from mskd.training.patches import Batch, PatchDataset, PatchNeeds
 
 CPU = torch.device("cpu")
@@ -51,6 +53,7 @@ class Scene:
         self.auxiliary = nn.Conv3d(2, 1, 1)
         self.seen: list[Tensor] = []
         self.term_at = self.kill_at = -1
+        self.signal = signal.SIGTERM
         self.patches = PatchDataset(
             [case], self.settings, n_organs=1, spacing_mm=(1.0, 1.0, 1.0), hu_clip=HU_CLIP, seed=5, needs=PatchNeeds()
         )
@@ -58,7 +61,11 @@ class Scene:
     def loss(self, batch: Batch, step: int) -> dict[str, Tensor]:
         self.seen.append(batch.image)
         if step == self.term_at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            readers = multiprocessing.active_children()
+            for pid in [os.getpid(), *(reader.pid for reader in readers)]:  # as Slurm and terminals do
+                os.kill(pid or 0, self.signal)
+            for reader in readers:
+                reader.join(0.5)
         if step == self.kill_at:
             raise Killed
         scores = self.network(batch.image)
@@ -136,6 +143,49 @@ def test_resuming_changes_nothing(tmp_path: Path, case: TrainingCase, settings: 
     assert len(again.seen) == 6 - first
     assert all(torch.equal(x, y) for x, y in zip(again.seen, straight.seen[first:], strict=True))
     assert again.rows() == straight.rows()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_to_its_readers_too_loses_no_step(tmp_path: Path, case: TrainingCase, number: signal.Signals) -> None:
+    scene = Scene(tmp_path / "a", case, workers=1, checkpoint_every=1000, validate_every=1000)
+    scene.term_at, scene.signal = 3, number
+    with pytest.raises(InterruptedTraining, match="after step 4"):
+        scene.train()
+    again = Scene(tmp_path / "a", case, workers=1)
+    again.train()
+    assert len(again.seen) == 2
+    assert multiprocessing.active_children() == []
+
+
+def test_a_second_interrupt_from_the_keyboard_ends_it_where_it_is(tmp_path: Path, case: TrainingCase) -> None:
+    scene = Scene(tmp_path, case, checkpoint_every=1000, validate_every=1000)
+    told = scene.loss
+
+    def impatient(batch: Batch, step: int) -> dict[str, Tensor]:
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        return told(batch, step)
+
+    scene.loss = impatient  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        scene.train()
+    assert not (tmp_path / CHECKPOINT).exists()
+
+
+def test_a_signal_while_the_checkpoint_is_written_ends_it_before_the_validation(
+    tmp_path: Path, case: TrainingCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = loop.save_checkpoint
+
+    def signalled(*arguments: Any) -> None:
+        save(*arguments)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(loop, "save_checkpoint", signalled)
+    scene, validated = Scene(tmp_path, case, checkpoint_every=1000), list[int]()
+    with pytest.raises(InterruptedTraining, match="after step 3"):
+        scene.train(validate=lambda: validated.append(1) or {"val_dice": 0.0})
+    assert validated == []
 
 
 def test_a_signal_during_a_validation_ends_it_at_once_and_loses_nothing(tmp_path: Path, case: TrainingCase) -> None:

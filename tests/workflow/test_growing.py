@@ -13,7 +13,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from .project import AFFINE, Project, copy_of, make_project
+from .project import AFFINE, Project, copy_of, make_project, write_case
 
 pytestmark = pytest.mark.xdist_group("growing")  # one worker, so that the module's study is made once
 
@@ -70,6 +70,26 @@ def made_by(project: Project, change: Any) -> tuple[set[str], set[str]]:
 def expect(made: set[str], everything: set[str], patterns: list[str]) -> None:
     assert made == {name for name in everything if any(fnmatch(name, pattern) for pattern in patterns)}
     assert all(any(fnmatch(name, pattern) for name in made) for pattern in patterns)
+
+
+def test_a_case_that_comes_while_a_run_is_on_waits_for_the_next(grown: Project, tmp_path: Path) -> None:
+    project = copy_of(grown, tmp_path)
+    project.edit_study(lambda study: study["datasets"]["spleen"].update(split={"kind": "hash", "val_fraction": 0}))
+    for index in range(3, 8):
+        write_case(project.root / "data/spleen", "spleen", index)
+    project.snakemake("--until", "prepare")
+    snapshot = max((project.results / "config").glob("*.yaml"), key=lambda path: path.stat().st_mtime_ns)
+    for index in range(8, 12):
+        write_case(project.root / "data/spleen", "spleen", index)
+    name = str(snapshot.relative_to(project.root))
+    done = project.run(
+        sys.executable, "-m", "mskd", "train-teacher", "--study", name, "--teacher", "spleen", "--run", RUN
+    )
+    assert "came to the data after prepare, the next run takes them: spleen/spleen_" in done.stderr
+    project.snakemake()
+    assert project.scheduled() == {}
+    (manifest,) = (project.results / "manifests/prepare/spleen").glob("*.json")
+    assert len(json.loads(manifest.read_text())["entries"]) == 12
 
 
 def test_a_teacher_joins(grown: Project, tmp_path: Path) -> None:

@@ -11,11 +11,8 @@ rule fit_projection:
     threads: STUDY.inference.threads
     resources:
         gpu=1,
-        mem_mb=lambda w, attempt: demands.volumes_mb(
-            "cache_targets",
-            STUDY,
-            GRAPH.cases(STUDY.teacher_dataset(w.teacher)),
-            attempt,
+        mem_mb=lambda w, attempt: demands.asking_mb(
+            STUDY, w.teacher, GRAPH.cases(STUDY.teacher_dataset(w.teacher)), attempt
         ),
         runtime=lambda w, attempt: demands.volumes_min(
             "cache_targets",
