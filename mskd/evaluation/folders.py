@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from mskd.console import progress
 from mskd.errors import ConfigError, DataError
 from mskd.evaluation.formats import write_tables
 from mskd.evaluation.frames import MEAN_ORGAN, concatenate, scan_diagonal_mm, score_frame, write_metrics
@@ -85,23 +86,25 @@ def evaluate_folders(
     values = {organ: _values(value)[0] for organ, value in labels.items()}
     pairs, left_out = _pairs(reference, prediction)
     dataset, frames, n_ignored, unknown = dataset or reference.resolve().name, [], 0, set[int]()
-    for case, reference_file, prediction_file in pairs:
-        truth, guess = (_merged(side, labels) for side in read_pair(case, reference_file, prediction_file))
-        scores = score_case(
-            guess.labels,
-            truth.labels,
-            truth.spacing_mm,
-            values,
-            values,
-            nsd_tolerance_mm=nsd_tolerance_mm,
-            hd95_definition=hd95_definition,
-            ignore_value=ignored,
-            workers=workers,
-        )
-        frames.append(_rows(scores, truth, study=study, method=method, dataset=dataset, case=case))
-        n_ignored += ignored is not None and bool((truth.labels == ignored).any())
-        if all(score.dice is None for score in scores):
-            unknown |= set(np.unique(truth.labels).tolist()) - {0, ignored}
+    with progress("evaluate", len(pairs)) as advance:
+        for case, reference_file, prediction_file in pairs:
+            truth, guess = (_merged(side, labels) for side in read_pair(case, reference_file, prediction_file))
+            scores = score_case(
+                guess.labels,
+                truth.labels,
+                truth.spacing_mm,
+                values,
+                values,
+                nsd_tolerance_mm=nsd_tolerance_mm,
+                hd95_definition=hd95_definition,
+                ignore_value=ignored,
+                workers=workers,
+            )
+            frames.append(_rows(scores, truth, study=study, method=method, dataset=dataset, case=case))
+            n_ignored += ignored is not None and bool((truth.labels == ignored).any())
+            if all(score.dice is None for score in scores):
+                unknown |= set(np.unique(truth.labels).tolist()) - {0, ignored}
+            advance(1, case)
     metrics = concatenate(frames)
     without = [organ for organ, rows in metrics.groupby("organ", sort=False) if rows["dice"].isna().all()]
     if len(without) == len(labels) and unknown:
