@@ -17,7 +17,7 @@ from mskd.evaluation.layout import p_text
 from mskd.evaluation.statistics import Procedure, add_statistics, difference_table, gap_table
 from mskd.evaluation.tables import comparison_table
 from mskd.markdown import pipe_table
-from mskd.methods.registry import method_facts
+from mskd.methods.registry import method_facts, method_kinds
 
 MEAN = "mean"
 
@@ -45,7 +45,7 @@ def results_table(metrics: pd.DataFrame, procedure: Procedure) -> str:
         cells.append(f"{100 * row['dice_ci_low']:.1f}–{100 * row['dice_ci_high']:.1f}")
         cells.append("–" if pd.isna(row["dice_rank"]) else f"{row['dice_rank']:.1f}")
         cells.append(_ahead(ahead.loc[method]) if method in ahead.index else "")
-        rows.append([method_facts(method).title, *cells])
+        rows.append([method_facts(method).title if method in method_kinds() else method, *cells])
     heads = ["method", *organs, "mean (each seed)", "95 % CI", "rank", f"{procedure.reference} ahead by [95 % CI], p"]
     return pipe_table(heads, rows).replace("\\*", "*").replace("\\[", "[").replace("\\]", "]")
 
@@ -65,8 +65,12 @@ def main() -> None:
     metrics = read_metrics(options.metrics)
     metrics = metrics[metrics["role"] == options.role]
     metrics = metrics.assign(case=metrics["dataset"] + "/" + metrics["case"], dataset="pooled")
-    print(f"{metrics['case'].nunique()} cases of {options.role}\n\n{results_table(metrics, Procedure())}\n")
-    gap = gap_table(metrics, Procedure())
+    compared = metrics["method"].isin(method_kinds())
+    print(f"{metrics['case'].nunique()} cases of {options.role}\n\n{results_table(metrics[compared], Procedure())}\n")
+    if not compared.all():  # rows of an ablation are tested beside each other, not beside the methods
+        ablated = metrics[~compared | (metrics["method"] == Procedure.reference)]
+        print(f"{results_table(ablated, Procedure())}\n")
+    gap = gap_table(metrics[compared], Procedure())
     for row in gap[gap["organ"] == MEAN].itertuples():
         interval = f"[{row.closed_ci_low:.0%}, {row.closed_ci_high:.0%}]"
         print(f"{row.method}: {row.closed:.0%} {interval} of the gap of {100 * row.gap:.1f} points")
