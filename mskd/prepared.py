@@ -156,7 +156,7 @@ class PreparedCase:
             raise self._unusable(error) from error
 
     def _unusable(self, error: Exception) -> MissingArtefactError:
-        dataset, block = self.path.parts[-3:-1]
+        dataset, block = self.path.parent.parent.name, self.path.parent.name
         return MissingArtefactError(
             case=self.case,
             file=self.path,
