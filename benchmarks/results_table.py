@@ -53,7 +53,7 @@ def results_table(metrics: pd.DataFrame, procedure: Procedure) -> str:
 def _ahead(row: pd.Series) -> str:
     """Return how far the reference is ahead, which is the other sign of what the table of differences says."""
     low, high = -100 * row["ci_high"], -100 * row["ci_low"]
-    return f"{-100 * row['difference']:+.1f} [{low:+.1f}, {high:+.1f}], {p_text(row['p_holm'])}"
+    return f"{-100 * row['difference']:+z.1f} [{low:+z.1f}, {high:+z.1f}], {p_text(row['p_holm'])}"
 
 
 def main() -> None:
