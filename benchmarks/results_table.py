@@ -2,7 +2,8 @@
 
     python benchmarks/results_table.py benchmarks/results/phantom_benchmark.csv --role external
 
-Datasets of one role are pooled: their cases are different patients, and the same networks are scored on them.
+Of several files each is another training of the same study: its seeds count as further runs. Datasets of one role are
+pooled: their cases are different patients, and the same networks are scored on them.
 """
 
 from __future__ import annotations
@@ -56,14 +57,30 @@ def _ahead(row: pd.Series) -> str:
     return f"{-100 * row['difference']:+z.1f} [{low:+z.1f}, {high:+z.1f}], {p_text(row['p_holm'])}"
 
 
+def several_trainings(trainings: list[pd.DataFrame]) -> pd.DataFrame:
+    """Return all rows, the seeds of each training above those of the ones before."""
+    shifted, first = [], 0
+    for metrics in trainings:
+        shifted.append(metrics.assign(seed=metrics["seed"] + first))
+        first += int(metrics["seed"].max()) + 1
+    return pd.concat(shifted, ignore_index=True)
+
+
 def main() -> None:
     """Print table and gap."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("metrics", type=Path)
+    parser.add_argument("metrics", type=Path, nargs="+")
     parser.add_argument("--role", default="external", help="of the datasets' cases: external or test")
+    parser.add_argument("--methods", nargs="+", help="rows to compare beside each other; default: all")
     options = parser.parse_args()
-    metrics = read_metrics(options.metrics)
+    metrics = several_trainings([read_metrics(path) for path in options.metrics])
     metrics = metrics[metrics["role"] == options.role]
+    if options.methods:
+        if unknown := set(options.methods) - set(metrics["method"]):
+            parser.error(
+                f"no rows of {', '.join(sorted(unknown))}; there are {', '.join(sorted(set(metrics['method'])))}"
+            )
+        metrics = metrics[metrics["method"].isin(options.methods)]
     metrics = metrics.assign(case=metrics["dataset"] + "/" + metrics["case"], dataset="pooled")
     compared = metrics["method"].isin(method_kinds())
     print(f"{metrics['case'].nunique()} cases of {options.role}\n\n{results_table(metrics[compared], Procedure())}\n")
